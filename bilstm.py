@@ -11,6 +11,7 @@ Letters, here and elsewhere: B rows, T words, E embedding, H hidden, C classes; 
 row, or 2 for pairs.
 """
 import argparse
+import copy
 import gzip
 import io
 import math
@@ -209,6 +210,12 @@ class Encoded:
         self.lengths = torch.from_numpy(lengths)
         return self
 
+    def take(self, rows: Tensor) -> "Encoded":
+        """Some of the rows, sharing the words' memory."""
+        some, at = copy.copy(self), rows[:, None] * self.sides + torch.arange(self.sides)
+        some.starts, some.lengths = self.starts[at.flatten()], self.lengths[at.flatten()]
+        return some
+
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B,) -> ids (S*B, T) on the device, all first sentences first, lengths (S*B,)."""
         at = torch.cat([rows * self.sides + s for s in range(self.sides)])
@@ -345,7 +352,7 @@ class BiLSTM(nn.Module):
 
     def size(self) -> int:
         """The number of parameters without embeddings, as table 2 counts them: 963,002."""
-        return sum(p.numel() for n, p in self.named_parameters() if n != "trained.weight")
+        return sum(p.numel() for n, p in self.named_parameters() if n.split(".")[0] not in ("trained", "frozen"))
 
 
 @torch.no_grad()
