@@ -55,67 +55,58 @@ class Rows:
 
     def __init__(self, path: str, keep: bool = False):
         self.path, self.keep, self.dropped = path, keep, Counter()
-        header = next(self._lines(), None)
-        if header is None:
-            raise BadInput(f"{path}: the file is empty; expected a header line such as "
-                           "sentence<TAB>label")
-        names = self.names = header[1]
-        found = [c for c in TEXT_COLUMNS if set(c) <= set(names)]
+        self.names = names = next(self._lines(), (1, []))[1]
+        found = next((c for c in TEXT_COLUMNS if set(c) <= set(names)), None)
         if not found:
-            raise BadInput(f"{path}, line 1: no known column among {', '.join(names)[:200]!r}; "
-                           "expected sentence, or sentence1 and sentence2 (README: files)")
-        self.columns, self.pair = [names.index(c) for c in found[0]], len(found[0]) == 2
+            raise BadInput(f"{path}, line 1: expected a header with sentence, or with sentence1 and "
+                           f"sentence2 (README: files), found {' '.join(names)[:80]!r}")
+        self.columns, self.pair = [names.index(c) for c in found], len(found) == 2
         self.label = next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
         self.logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
-        self.logit_names = [names[i][len("logit_"):] for i in self.logits]
+        self.logit_names = [names[i].removeprefix("logit_") for i in self.logits]
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells); quietly takes a byte-order mark, CRLF, a last line without end."""
+        n = 0
         try:
             with open(self.path, "rb") as f:
-                for n, raw in enumerate(iter(lambda: f.readline(LONGEST_LINE + 1), b""), start=1):
-                    if len(raw) > LONGEST_LINE:
-                        raise BadInput(f"{self.path}, line {n}: longer than a mebibyte; "
-                                       "is this a TSV?")
+                for n, raw in enumerate(iter(lambda: f.readline(LONGEST_LINE), b""), start=1):
+                    if len(raw) == LONGEST_LINE:
+                        raise ValueError("longer than a mebibyte; is this a TSV?")
                     text = raw.decode("utf-8-sig" if n == 1 else "utf-8")
                     yield n, text.rstrip("\r\n").split("\t")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{self.path}, line {n}: not UTF-8 ({error.reason}); save the file as "
-                           "UTF-8") from None
-        except FileNotFoundError:
-            raise BadInput(f"{self.path}: no such file") from None
-        except OSError as error:
-            raise BadInput(f"{self.path}: cannot be read ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+            where = "" if isinstance(error, OSError) else f", line {n}"
+            reason = getattr(error, "strerror", None) or error
+            raise BadInput(f"{self.path}{where}: {reason}") from None
 
     def __iter__(self) -> Iterator[Row]:
         self.dropped.clear()
-        lines, n = self._lines(), 1
-        next(lines)
-        for n, cells in lines:
+        n = 1
+        for n, cells in islice(self._lines(), 1, None):
             if len(cells) != len(self.names):
                 raise BadInput(f"{self.path}, line {n}: {len(cells)} columns where the header has "
-                               f"{len(self.names)}; GLUE's form has no quoting")
+                               f"{len(self.names)}; expected tabs between them, and no quoting")
             texts = tuple(cells[i] for i in self.columns)
             label = "" if self.label is None else cells[self.label].strip()
-            reason = "no gold label" if label == "-" else None
-            reason = reason or ("an empty sentence" if not all(map(str.strip, texts)) else None)
-            if reason and not self.keep:
-                self.dropped[reason] += 1
+            if not self.keep and not all(map(str.strip, texts)):
+                self.dropped["an empty sentence"] += 1
+            elif not self.keep and label == "-":
+                self.dropped["no gold label"] += 1
             else:
                 yield Row(n, texts, label, self._logits(n, cells))
         if n == 1:
-            raise BadInput(f"{self.path}: nothing after the header; expected one row a line")
+            raise BadInput(f"{self.path}, line 2: expected rows after the header, found none")
 
     def _logits(self, n: int, cells: list[str]) -> list[float]:
+        cells = [cells[i] for i in self.logits]
         try:
-            logits = [float(cells[i]) for i in self.logits]
+            if all(map(math.isfinite, logits := list(map(float, cells)))):
+                return logits
         except ValueError:
-            logits = [math.nan]
-        if not all(map(math.isfinite, logits)):
-            bad = ", ".join(cells[i] for i in self.logits)[:80]
-            raise BadInput(f"{self.path}, line {n}: expected a finite number for each logit, "
-                           f"found {bad!r}")
-        return logits
+            pass
+        raise BadInput(f"{self.path}, line {n}: expected a finite number for each logit, found "
+                       f"{', '.join(cells)[:80]!r}")
 
 
 def read_rows(path: str, keep: bool = False) -> Rows:
@@ -235,79 +226,68 @@ def read_vectors(path: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     wanted, found = set(wanted), {}
     try:
         with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            size = math.inf if zipped else os.path.getsize(path)
             f = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
-            size = None if zipped else os.fstat(raw.fileno()).st_size
-            for word, vector in _vectors(path, f, size, wanted):
+            for word, vector in _vectors(f, size, wanted):
                 if word in wanted or word.lower() not in found:
-                    found[word.lower() if word not in wanted else word] = vector
-    except (EOFError, OSError, gzip.zlib.error) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") \
-            from None
-    if not all(np.isfinite(v).all() for v in found.values()):
-        raise BadInput(f"{path}: a vector holds a number that is not finite")
+                    found[word if word in wanted else word.lower()] = vector
+        if not all(np.isfinite(vector).all() for vector in found.values()):
+            raise ValueError("a number in it is not finite")
+    except (OSError, EOFError, ValueError, gzip.zlib.error) as error:
+        raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}; expected word2vec's "
+                       "binary form, or lines of a word and its numbers") from None
     return found
 
 
-def _vectors(path: str, f: BinaryIO, size: int | None, wanted: set[str]) -> Iterator:
-    """Look at the first two lines, and choose the reader."""
-    first = f.readline(LONGEST_LINE)
-    header = re.fullmatch(rb"(\d{1,10}) (\d{1,5})\s*", first)
-    after = f.tell()
-    second = f.readline(LONGEST_LINE) if header else first
-    count, width = map(int, header.groups()) if header else (None, len(second.split()) - 1)
-    try:
-        text = width > 1 and len([float(x) for x in second.rstrip().split(b" ")[-width:]]) == width
-    except ValueError:
-        text = False
-    if not text and not header or header and (not width or not count):
-        raise BadInput(f"{path}, line 1: neither word2vec's binary form nor lines of a word and "
-                       "its numbers (fastText: take the .vec file)")
-    f.seek(after if header else 0)
-    return (_text if text else _binary)(path, f, size, count, width, wanted)
+def _vectors(f: BinaryIO, size: float, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The first two lines tell the form. Raises ValueError."""
+    line = f.readline(LONGEST_LINE)
+    header = re.fullmatch(rb"(\d{1,10}) (\d{1,5})\s*", line)
+    count, width = map(int, header.groups()) if header else (0, line.rstrip().count(b" "))
+    start = f.tell() if header else 0
+    second = f.readline(LONGEST_LINE) if header else line
+    f.seek(start)
+    if re.fullmatch(rb"\S+( [-+.\deE]+)+\s*", second):
+        yield from _text(f, count, width, wanted)
+    elif not header:
+        raise ValueError("line 1 is not a word and its numbers")
+    elif size < count * (4 * width + 2):
+        raise ValueError(f"cut short: line 1 promises {count} vectors of {width} numbers")
+    else:
+        yield from _binary(f, count, width, wanted)
 
 
-def _text(path: str, f: BinaryIO, size: int | None, count: int | None, width: int,
+def _text(f: BinaryIO, count: int, width: int,
           wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    n, header = 0, count is not None
+    n = 0
     for n, line in enumerate(iter(lambda: f.readline(LONGEST_LINE), b""), start=1):
-        line = line.rstrip()
+        word, line = line[:line.find(b" ")].decode("utf-8", "replace"), line.rstrip()
         if line.count(b" ") < width:
-            raise BadInput(f"{path}, line {n + header}: fewer than a word and {width} numbers; "
-                           "is the file cut short?")
-        word = line[:line.find(b" ")].decode("utf-8", "replace")
-        if word in wanted or word.lower() in wanted:
-            cells = line.rsplit(b" ", width)  # GloVe has a few words with a blank in them
-            try:
-                if b" " not in cells[0]:
-                    yield word, np.array(cells[1:], dtype=np.float32)
-            except ValueError:
-                raise BadInput(f"{path}, line {n + header}: {width} numbers expected after "
-                               f"{word!r}") from None
-    if header and n < count:
-        raise BadInput(f"{path}: cut short, {n} of {count} vectors")
+            raise ValueError(f"vector {n}: fewer than {width} numbers, cut short?")
+        if word.lower() in wanted:
+            first, *numbers = line.rsplit(b" ", width)
+            if b" " not in first:  # GloVe has a few "words" with a blank in them
+                yield word, np.array(numbers, dtype=np.float32)
+    if n < count:
+        raise ValueError(f"cut short: {n} vectors where line 1 promises {count}")
 
 
-def _binary(path: str, f: BinaryIO, size: int | None, count: int, width: int,
+def _binary(f: BinaryIO, count: int, width: int,
             wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """word2vec's: "count width\\n", then for each word its name, a blank and width floats."""
-    short = BadInput(f"{path}: cut short, or no word vectors: its first line promises {count} "
-                     f"vectors of {width} numbers")
-    if size is not None and size < count * (4 * width + 2):
-        raise short
+    """word2vec's: for each word its name, a blank and `width` floats, perhaps a line's end."""
     buffer, at = b"", 0
-    for _ in range(count):
+    for n in range(count):
         end = buffer.find(b" ", at)
         if end < 0 or end + 1 + 4 * width > len(buffer):
             buffer, at = buffer[at:] + f.read(1 << 22), 0
-            end = buffer.find(b" ", at)
+            end = buffer.find(b" ")
             if end < 0 or end + 1 + 4 * width > len(buffer):
-                raise short
+                raise ValueError(f"cut short: {n} vectors where line 1 promises {count}")
         word = buffer[at:end].lstrip(b"\n").decode("utf-8", "replace")
         at = end + 1 + 4 * width
-        if word in wanted or word.lower() in wanted:
-            yield word, np.frombuffer(buffer, "<f4", width, end + 1)
+        if word.lower() in wanted:
+            yield word, np.frombuffer(buffer, "<f4", width, end + 1).copy()
 
 
 # ---- The network ---------------------------------------------------------------------------------
@@ -352,7 +332,8 @@ class BiLSTM(nn.Module):
 
     def size(self) -> int:
         """The number of parameters without embeddings, as table 2 counts them: 963,002."""
-        return sum(p.numel() for n, p in self.named_parameters() if n.split(".")[0] not in ("trained", "frozen"))
+        parts = self.lstm, self.fc, self.output
+        return sum(p.numel() for part in parts for p in part.parameters())
 
 
 @torch.no_grad()
@@ -374,22 +355,21 @@ def save_student(path: str, model: BiLSTM, vocabulary: list[str], labels: list[s
 
 def load_student(path: str, device: torch.device) -> tuple[BiLSTM, dict[str, int], list[str]]:
     """The model, word -> number, and the label names. Raises BadInput."""
+    state = load(path)
     try:
-        s = load(path)
-        w, vocabulary, labels = s["weights"], s["vocabulary"], [str(name) for name in s["labels"]]
-        shapes = w["lstm.weight_hh_l0"].shape, w["fc.weight"].shape
-        if not all(t.is_contiguous() and t.dtype == torch.float32 for t in w.values()):
-            raise ValueError("its weights are not plain float32")
-        if len(vocabulary) != len(w["frozen.weight"]) or vocabulary[0] != UNKNOWN:
-            raise ValueError("vocabulary and weights do not fit")
+        weights, vocabulary, labels = state["weights"], state["vocabulary"], state["labels"]
+        if len(vocabulary) != len(weights["frozen.weight"]) or vocabulary[0] != UNKNOWN or \
+                not all(w.is_contiguous() and w.dtype == torch.float32 for w in weights.values()):
+            raise ValueError("its vocabulary or the form of its weights")
         with torch.device("meta"):  # takes no memory for what a file claims
-            model = BiLSTM(w["frozen.weight"].to("meta"), len(labels), shapes[0][1], shapes[1][0],
-                           bool(s["pair"]))
-        model.load_state_dict(w, strict=True, assign=True)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{path}: not a student that distill.py saved "
-                       f"({str(error).splitlines()[0][:120]})") from None
-    return model.to(device), {word: i for i, word in enumerate(vocabulary)}, labels
+            model = BiLSTM(weights["frozen.weight"].to("meta"), len(labels),
+                           weights["lstm.weight_hh_l0"].shape[1], len(weights["fc.weight"]),
+                           bool(state["pair"]))
+        model.load_state_dict(weights, strict=True, assign=True)
+        return model.to(device), {word: i for i, word in enumerate(vocabulary)}, labels
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{path}: not a student that distill.py saved: "
+                       f"{' '.join(str(error).split())[:100]}") from None
 
 
 # ---- For people: what all scripts share ----------------------------------------------------------
@@ -402,18 +382,18 @@ def command(main: Callable[[], None], kept: str) -> None:
     try:
         main()
         sys.stdout.flush()
+        return
     except BrokenPipeError:  # the reader of our output (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     except KeyboardInterrupt:
-        print(f"\nstopped: {kept}", file=sys.stderr)
-        sys.exit(130)
+        code, line = 130, f"\nstopped: {kept}"
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, f"error: {error}"
     except OSError as error:  # a full disk, no permission
-        print(f"error: {error.filename or 'writing'}: {error.strerror or error}; {kept}",
-              file=sys.stderr)
-        sys.exit(2)
+        code, line = 2, f"error: {error.filename or 'writing'}: {error.strerror}; {kept}"
+    print(line, file=sys.stderr)
+    sys.exit(code)
 
 
 class Progress:

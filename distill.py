@@ -1,24 +1,25 @@
-"""Distillation (§3.2): train the BiLSTM on a teacher's logits; and the paper's run, end to end (§4).
+"""Distillation (§3.2): train the BiLSTM on a teacher's logits; and the paper's whole run (§4).
 
-    python distill.py sample.tsv                               # offline, from nothing, about a minute
-    python distill.py sst2.tsv                                 # fetches SST-2, augments, labels, distils
-    python distill.py sst2.tsv --logits sst2.logits.tsv        # a teacher's logits that are at hand
-    python distill.py sst2.tsv --alpha 1                       # table 1, row 7: hard labels, no teacher
-    python distill.py sst2.tsv --table1                        # rows 6 and 7; --table2: size and speed
+    python distill.py sample.tsv                           # offline, from nothing, about a minute
+    python distill.py sst2.tsv                             # fetches, augments, labels, distils
+    python distill.py sst2.tsv --logits sst2.logits.tsv    # a teacher's logits that are at hand
+    python distill.py sst2.tsv --alpha 1                   # table 1, row 7: hard labels alone
+    python distill.py sst2.tsv --table1                    # rows 6 and 7; --table2: size and speed
 
 In reading order: the loss, AdaDelta, the rows, one training run, the steps before it, the tables.
 """
 import argparse
 import copy
-import csv
 import hashlib
-import io
 import json
 import os
+import shutil
 import time
+import zipfile
 from array import array
 from collections import defaultdict
-from typing import Iterator
+from itertools import islice
+from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -76,7 +77,8 @@ class RowAdadelta:
         self.weight.index_add_(0, rows, change, alpha=-self.lr)
 
     def state_dict(self) -> dict:
-        return {"square": self.square, "delta": self.delta, "met": self.met, "step": self.step_count}
+        return {"square": self.square, "delta": self.delta, "met": self.met,
+                "step": self.step_count}
 
     def load_state_dict(self, state: dict) -> None:
         self.square, self.delta, self.met = state["square"], state["delta"], state["met"]
@@ -124,12 +126,11 @@ class Data:
         self.logits = torch.tensor(np.frombuffer(logits, dtype=np.float32)).view(-1, width) \
             if width else None
 
-    def to(self, device: torch.device) -> "Data":
+    def freeze(self, device: torch.device) -> None:
         """Ready for batches: all of it on the device, so that no step waits for the CPU."""
         self.rows.freeze(device)
         self.labels = self.labels.to(device)
         self.logits = None if self.logits is None else self.logits.to(device)
-        return self
 
     def take(self, rows: Tensor) -> "Data":
         some, at = copy.copy(self), rows.to(self.labels.device)
@@ -163,6 +164,15 @@ def overlap(train: Data, dev: Data) -> int:
             yield tuple(ids[starts[r + s]:starts[r + s] + lengths[r + s]].tobytes() for s in sides)
     known = set(rows(train, (train.labels >= 0).nonzero()[:, 0].cpu()))
     return sum(row in known for row in rows(dev, torch.arange(len(dev.rows))))
+
+
+def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
+    """Without a dev file: a tenth of the labelled rows, at most 1,000, is kept from training."""
+    labelled = (data.labels >= 0).nonzero()[:, 0].cpu()
+    chance = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
+    out = torch.zeros(len(data.rows), dtype=torch.bool)
+    out[labelled[chance[:max(1, min(len(labelled) // 10, 1000))]]] = True
+    return data.take((~out).nonzero()[:, 0]), data.take(out.nonzero()[:, 0])
 
 
 def embeddings(vocabulary: dict[str, int], found: dict[str, np.ndarray], seed: int) -> Tensor:
@@ -219,53 +229,64 @@ def evaluate(model: BiLSTM, dev: Data) -> dict[str, float]:
 
 
 def train(model: BiLSTM, data: Data, devs: dict[str, Data], recipe: dict, args, keep) -> dict:
-    """Epochs until dev has not improved for `patience`; `keep` saves the best. The last line's
-    figures are returned. State is kept after each epoch: the same command goes on from there."""
-    state_path, optimizer = recipe["output"] + ".training.pt", optimizers(model)
-    state = {"recipe": recipe, "epoch": 0, "log": [], "best": {"acc": -1.0}, "seconds": 0.0}
-    if os.path.exists(state_path):
-        old = load(state_path)
-        changed = [k for k in recipe if old["recipe"].get(k) != recipe[k]]
-        if changed or args.fresh:
-            print(f"{state_path}: starting anew ({', '.join(changed) or '--fresh'} changed)")
-        else:
-            state = old
-            model.load_state_dict(state["model"], strict=False)
-            for o, s in zip(optimizer, state["optimizer"]):
-                o.load_state_dict(s)
-            print(f"{state_path}: going on after epoch {state['epoch']}")
-    while state["epoch"] < args.epochs and \
-            state["epoch"] - state["best"].get("epoch", state["epoch"]) < args.patience:
-        state["epoch"] += 1
-        torch.manual_seed(args.seed * 100003 + state["epoch"])  # all that is random in an epoch
-        start, epoch = time.monotonic(), state["epoch"]
+    """Epochs until dev has not improved for `patience`; `keep` saves the best so far.
+
+    Returns the best epoch's figures. The state is kept after each epoch, and all that is random
+    in one is drawn from (seed, epoch): a run that was killed ends as one that was not.
+    """
+    optimizer, base = optimizers(model), recipe["output"]
+    state = resume(base + ".training.pt", recipe, args.fresh, model, optimizer)
+    best = state["best"]
+    while state["epoch"] < args.epochs and state["epoch"] - best["epoch"] < args.patience:
+        epoch = state["epoch"] = state["epoch"] + 1
+        torch.manual_seed(args.seed * 100003 + epoch)
+        start = time.monotonic()
         mean = train_epoch(model, data, optimizer, args.batch_size, recipe["alpha"],
                            f"epoch {epoch}")
         took = time.monotonic() - start
         scores = {name.removeprefix("dev").lstrip("-") + k: v for name, dev in devs.items()
                   for k, v in evaluate(model, dev).items()}
-        best = scores["acc"] > state["best"]["acc"]
-        state["seconds"] += time.monotonic() - start
-        figures = {"epoch": epoch, "loss": round(mean, 5),
-                   **{k: round(v, 4) for k, v in scores.items()}, "seconds": round(took, 1)}
-        state["log"].append(figures)
+        better = scores["acc"] > best["acc"]
         print(f"epoch {epoch:2}  loss {mean:8.4f}  dev " +
-              "  ".join(f"{k} {v:.4f}" for k, v in scores.items()) +
-              f"  {took:6.1f}s  {len(data.rows) / took:6,.0f} rows/s{'  best' if best else ''}")
-        if best:
-            state["best"] = {**scores, "epoch": epoch}
+              "  ".join(f"{k} {v:.4f}" for k, v in scores.items()) + f"  {took:6.1f}s  "
+              f"{len(data.rows) / took:6,.0f} rows/s{'  best' if better else ''}", flush=True)
+        if better:
+            best.update(scores, epoch=epoch)
             keep()
-        with writing(recipe["output"] + ".log.csv") as f:
-            text = io.StringIO()
-            sheet = csv.DictWriter(text, figures.keys(), lineterminator="\n")
-            sheet.writeheader()
-            sheet.writerows(state["log"])
-            f.write(text.getvalue().encode())
+        state["seconds"] += took
+        state["log"].append([epoch, f"{mean:.5f}", *(f"{v:.4f}" for v in scores.values()),
+                             f"{took:.1f}"])
+        log = [["epoch", "loss", *("dev_" + k for k in scores), "seconds"], *state["log"]]
+        with writing(base + ".log.csv") as f:
+            f.writelines(",".join(map(str, line)).encode() + b"\n" for line in log)
         weights = {k: v for k, v in model.state_dict().items() if k != "frozen.weight"}
-        save(state_path, {**state, "model": weights,
-                          "optimizer": [o.state_dict() for o in optimizer]})
-    os.remove(state_path)
-    return {**state["best"], "seconds": state["seconds"]}
+        save(base + ".training.pt",
+             {**state, "model": weights, "optimizer": [o.state_dict() for o in optimizer]})
+    if os.path.exists(base + ".training.pt"):
+        os.remove(base + ".training.pt")
+    return {**best, "seconds": state["seconds"]}
+
+
+def resume(path: str, recipe: dict, fresh: bool, model: BiLSTM, optimizer: list) -> dict:
+    """The state that an interrupted run of the same recipe left in `path`, else a new one."""
+    state = {"recipe": recipe, "epoch": 0, "log": [], "best": {"acc": -1.0, "epoch": 0},
+             "seconds": 0.0}
+    if fresh or not os.path.exists(path):
+        return state
+    old = load(path)
+    was = old.get("recipe", {})
+    changed = [k for k in recipe if was.get(k) != recipe[k]]
+    if changed:
+        print(f"note     {path} is from other settings ({', '.join(changed)}): starting anew")
+        return state
+    try:
+        model.load_state_dict(old.pop("model"), strict=False)
+        for o, saved in zip(optimizer, old.pop("optimizer")):
+            o.load_state_dict(saved)
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise BadInput(f"{path}: damaged ({str(error)[:80]}); remove it, or use --fresh") from None
+    print(f"note     {path}: going on after epoch {old['epoch']}")
+    return old
 
 
 def digest(*parts) -> str:
@@ -277,18 +298,15 @@ def digest(*parts) -> str:
 
 
 def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], dict, Tensor]:
-    """Training rows, dev sets by name, vocabulary and embeddings; says what was read."""
+    """Training rows, dev sets by name, vocabulary and embeddings."""
     stem = args.data.removesuffix(".tsv")
-    beside = {name: stem + name for name in (".dev.tsv", ".dev-mm.tsv", ".test.tsv")}
-    beside = {name: path for name, path in beside.items() if os.path.exists(path)}
-    beside |= {".dev.tsv": args.dev} if args.dev else {}
+    beside = {name: f"{stem}.{name}.tsv" for name in ("dev", "dev-mm", "test")
+              if os.path.exists(f"{stem}.{name}.tsv")} | ({"dev": args.dev} if args.dev else {})
     vocabulary: dict[str, int] = defaultdict(lambda: len(vocabulary), {UNKNOWN: 0})
     data = Data(source, vocabulary.__getitem__, labelled=alpha == 1 and not args.logits)
-    if alpha < 1 and data.logits is None:
-        raise BadInput(f"{source}, line 1: no logits; expected columns logit_0, logit_1, ...; "
+    if data.logits is None and (alpha < 1 or (data.labels < 0).any()):
+        raise BadInput(f"{source}, line 1: no logits; expected columns logit_0, logit_1, ... as "
                        "teacher_logits.py writes them (--alpha 1 needs none)")
-    if data.logits is None and (data.labels < 0).any():
-        raise BadInput(f"{source}: some rows have neither a label nor logits")
     read, found = len(vocabulary), {}
     if args.vectors:
         new = {word for path in beside.values() for row in read_rows(path, keep=True)
@@ -296,94 +314,267 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
         found = read_vectors(args.vectors, vocabulary.keys() | new)
         if not found:
             raise BadInput(f"{args.vectors}: no vector for any word of {source}")
-        known = len(found.keys() & vocabulary.keys())
         for word in sorted(new & found.keys()):
-            vocabulary[word]
-    devs = {name[1:-4]: Data(path, lambda word: vocabulary.get(word, 0), data.classes)
-            for name, path in beside.items() if "dev" in name}
+            vocabulary[word] = len(vocabulary)
+    new = len(vocabulary) - read
+    print(f"words    {read - 1:,} in the training rows" +
+          (f", {(len(found) - new) / (read - 1):.1%} of them with a vector; {new:,} more, with a "
+           "vector, from dev and test" if found else
+           "; their vectors start at random (the paper's are word2vec: --vectors FILE)"))
+    devs = {name: Data(path, lambda word: vocabulary.get(word, 0), data.classes)
+            for name, path in beside.items() if name != "test"}
     for some in [data, *devs.values()]:
-        some.to(args.device)
+        some.freeze(args.device)
     if "dev" not in devs:
-        rows = (data.labels >= 0).nonzero()[:, 0].cpu()
-        out = torch.zeros(len(data.rows), dtype=torch.bool)
-        out[rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(args.seed))
-                 [:max(1, min(len(rows) // 10, 1000))]]] = True
-        devs = {"dev": data.take(out.nonzero()[:, 0])} | devs
-        data = data.take((~out).nonzero()[:, 0])
-        print(f"note     no {stem}.dev.tsv: {len(devs['dev'].rows):,} labelled rows are held out "
-              "instead; what was made from them stays, so this dev accuracy flatters")
-    dev, same = devs["dev"], overlap(data, devs["dev"])
-    if (data.labels.max() if len(data.rows) else -1) < 0 and data.logits is None or \
-            (dev.labels < 0).all():
-        raise BadInput(f"{args.dev or beside.get('.dev.tsv', source)}: no labelled row for dev")
-    top = float(dev.labels[dev.labels >= 0].bincount().max() / (dev.labels >= 0).sum())
-    print(f"rows     {len(data.rows):,} for training, {int((data.labels >= 0).sum()):,} of them with "
-          f"a label; dev {len(dev.rows):,}, the most frequent class {top:.4f}; {len(data.classes)} "
-          f"classes: {', '.join(data.classes)}")
+        data, held = hold_out(data, args.seed)
+        devs = {"dev": held, **devs}
+        print(f"note     no {stem}.dev.tsv: {len(held.rows):,} labelled rows are held out instead")
+    return data, devs, vocabulary, embeddings(vocabulary, found, args.seed)
+
+
+def report(data: Data, devs: dict[str, Data]) -> None:
+    """What was read; and a dev set that says little is named."""
+    dev = devs["dev"]
+    counts = dev.labels[dev.labels >= 0].bincount()
+    print(f"rows     {len(data.rows):,} for training, {int((data.labels >= 0).sum()):,} of them "
+          f"with a label; classes {', '.join(data.classes)}\ndev      {len(dev.rows):,} rows, the "
+          f"most frequent class {float(counts.max() / counts.sum()):.4f}")
     for some in [data, *devs.values()]:
         for reason, n in some.table.dropped.items():
             print(f"note     {some.table.path}: {n:,} rows left out: {reason}")
+    same = overlap(data, dev)
     if same:
-        print(f"note     {same:,} of {len(dev.rows):,} dev rows stand among the training rows too")
-    print(f"words    {read - 1:,} from the training rows" +
-          (f", {known / max(1, read - 1):.1%} with a vector; {len(vocabulary) - read:,} more, with a "
-           "vector, from dev and test" if found else
-           "; vectors at random (the paper starts from word2vec: --vectors FILE)"))
-    return data, devs, vocabulary, embeddings(vocabulary, found, args.seed)
+        print(f"note     {same:,} of the dev rows stand among the training rows too")
 
 
 def distil(args, source: str, alpha: float, output: str, teacher: str) -> dict:
     """Train one student on the rows of `source`; returns the figures of its best epoch."""
     data, devs, vocabulary, vectors = read_all(args, source, alpha)
+    report(data, devs)
     args.batch_size = args.batch_size or (256 if data.table.pair else 50)             # §4.2
     torch.manual_seed(args.seed)
     model = BiLSTM(vectors, len(data.classes), args.hidden, args.fc, data.table.pair, args.dropout)
-    total = model.size() + vectors.numel()
-    print(f"student  {model.size():,} parameters without embeddings, {total:,} with the trained "
-          f"channel; alpha {alpha:g}, {args.device.type}")
-    recipe = {"training rows": digest(data.rows.ids, data.rows.lengths, data.labels, data.logits
-                                      if data.logits is not None else 0, data.classes),
-              "dev rows": digest(*(dev.rows.ids for dev in devs.values())),
-              "word vectors": digest(vectors), "alpha": alpha, "output": output,
+    print(f"student  {model.size():,} parameters without embeddings; alpha {alpha:g}, batch "
+          f"{args.batch_size}, {args.device.type}", flush=True)
+    logits = 0 if data.logits is None else data.logits
+    recipe = {"training rows": digest(data.rows.ids, data.rows.starts, data.labels, logits),
+              "dev rows": digest(*(x for d in devs.values() for x in (d.rows.ids, d.labels))),
+              "word vectors": digest(vectors), "classes": data.classes, "alpha": alpha,
+              "output": output, "threads": torch.get_num_threads(),
               **{k: getattr(args, k) for k in ("hidden", "fc", "dropout", "batch_size", "seed")}}
-    model.to(args.device)
-    best = train(model, data, devs, recipe, args, lambda: save_student(
+    best = train(model.to(args.device), data, devs, recipe, args, lambda: save_student(
         output + ".student.pt", model, list(vocabulary), data.classes))
     f1 = f" f1 {best['f1']:.4f}" if "f1" in best else ""
-    return {**best, "line": f"result dev acc {best['acc']:.4f}{f1} epoch {best['epoch']} alpha "
-            f"{alpha:g} seed {args.seed} seconds {best['seconds']:.0f} teacher {teacher} student "
-            f"{output}.student.pt"}
+    print(f"result dev acc {best['acc']:.4f}{f1} epoch {best['epoch']} alpha {alpha:g} seed "
+          f"{args.seed} seconds {best['seconds']:.0f} teacher {teacher} student "
+          f"{output}.student.pt", flush=True)
+    return best
 
 
 # ---- The steps before it -------------------------------------------------------------------------
-# The whole run: teacher, transfer set, logits, student. TODO
+GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
+GLUE = {  # archive, sha256, its folder, our ending -> its file
+    "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+             "SST-2", {".dev": "dev", ".test": "test", "": "train"}),
+    "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
+            "QQP", {".dev": "dev", ".test": "test", "": "train"}),
+    "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+             "MNLI", {".dev": "dev_matched", ".test": "test_matched", ".dev-mm": "dev_mismatched",
+                      ".test-mm": "test_mismatched", "": "train"})}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Distil a teacher into the BiLSTM student.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+def fetch_glue(path: str) -> None:
+    """sst2.tsv, qqp.tsv, mnli.tsv and their dev and test sets from GLUE's own archives."""
+    stem = path.removesuffix(".tsv")
+    if os.path.exists(path) or os.path.basename(stem) not in GLUE:
+        return
+    name, sha256, folder, files = GLUE[os.path.basename(stem)]
+    archive = os.path.join(torch.hub.get_dir(), "glue-" + name)
+    try:
+        if not os.path.exists(archive) or teacher_logits.digest([archive]) != sha256:
+            print(f"fetching {GLUE_URL}{name}")
+            os.makedirs(torch.hub.get_dir(), exist_ok=True)
+            teacher_logits.download(GLUE_URL + name, archive, sha256)
+        with zipfile.ZipFile(archive) as z:
+            for ending, member in files.items():  # the training rows last: all or nothing
+                with z.open(f"{folder}/{member}.tsv") as rows, writing(stem + ending + ".tsv") as f:
+                    shutil.copyfileobj(rows, f)
+    except (BadInput, KeyError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: no such file, and it cannot be fetched ({error}); bring "
+                       f"{GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, dev.tsv as "
+                       f"{stem}.dev.tsv. sample.tsv works offline") from None
+
+
+def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:
+    """Make the file unless it lies there and the same recipe made it, or somebody else."""
+    book = args.data.removesuffix(".tsv") + ".made.json"
+    try:
+        with open(book, encoding="utf-8") as f:
+            notes = json.load(f)
+    except (FileNotFoundError, ValueError):
+        notes = {}
+    note = notes.get(os.path.basename(path), {})
+    if os.path.exists(path) and not args.fresh:
+        if note.get("sha256") != teacher_logits.digest([path]):
+            print(f"         {path} is not of our making: taken as it is (--fresh makes it anew)")
+            return
+        changed = [k for k in recipe if note["recipe"].get(k) != recipe[k]]
+        if not changed:
+            print(f"         {path} lies there, made from the same: taken up")
+            return
+        print(f"         {path} was made from another {', '.join(changed)}: made anew")
+    make()
+    notes[os.path.basename(path)] = {"recipe": recipe, "sha256": teacher_logits.digest([path])}
+    with writing(book) as f:
+        f.write(json.dumps(notes, indent=1).encode())
+
+
+def whole_run(args) -> tuple[str, str, dict | None]:
+    """Teacher, transfer set, logits, each where it is missing; -> logits, teacher, its dev score."""
+    stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
+    transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
+    known, name = teacher_logits.TEACHERS.get(os.path.basename(stem)), args.teacher
+    name = name or (known.hub if known else "scratch")
+    step("teacher", f"python teacher_logits.py --fine-tune {args.data} --teacher scratch"
+         if name == "scratch" else f"{name}, from torch.hub's cache, the hub, or a folder here")
+    try:
+        folder = teacher_logits.prepare(name, args.data, args.device, args.seed)
+    except teacher_logits.Unreachable as error:
+        if args.teacher:
+            raise
+        print(f"\n!!!!!!!! {error}\n!!!!!!!! going on with --teacher scratch, a small BERT trained "
+              "here: its figures are not BERT's\n")
+        name, folder = "scratch", teacher_logits.prepare("scratch", args.data, args.device, args.seed)
+    score = None
+    if os.path.exists(dev):
+        score = {"acc": teacher_logits.accuracy(folder, dev, order, args.device)}
+        print(f"teacher  {name}: dev acc {score['acc']:.4f}")
+    tries = args.n_iter
+    step("augment", f"python augment.py {args.data}" + (f" --n-iter {tries}" if tries else ""))
+    made(transfer, {"rows": teacher_logits.digest([args.data]), "n_iter": tries, "seed": args.seed},
+         args, lambda: augment.transfer_set(args.data, transfer, tries, seed=args.seed))
+    step("label", f"python teacher_logits.py {transfer} --teacher {folder}")
+    made(logits, {"rows": teacher_logits.digest([transfer]), "label order": order,
+                  "teacher": teacher_logits.digest(teacher_logits.files(folder))}, args,
+         lambda: teacher_logits.label(transfer, logits, folder, order, args.device))
+    return logits, name, score
+
+
+def step(name: str, alone: str) -> None:
+    print(f"\n== {name}: {alone}", flush=True)
+
+
+# ---- The tables (§5) -----------------------------------------------------------------------------
+PAPER = {"sst2": ("94.9", "90.7", "86.7"), "qqp": ("72.1/89.3", "68.2/88.1", "63.7/86.2"),
+         "mnli": ("86.7/85.9", "73.0/72.6", "68.7/68.3")}  # table 1, rows 1, 6 and 7
+
+
+def table1(args, teacher: str, figures: list[dict | None]) -> None:
+    """Rows 6 and 7 on these rows' dev set, the paper's figures (GLUE's test sets) beside them."""
+    name = os.path.basename(args.data).removesuffix(".tsv")
+    task, paper = (name, PAPER[name]) if name in PAPER else ("SST-2", PAPER["sst2"])
+    print(f"\n{'table 1':32}{'here, dev':>16}{'paper, ' + task + ' test':>24}")
+    rows = (f"teacher, {teacher}"[:31], "6 distilled BiLSTM", "7 BiLSTM, hard labels")
+    for row, scores, reported in zip(rows, figures, paper):
+        shown = "not known" if scores is None else "/".join(
+            f"{100 * scores[k]:.1f}" for k in ("f1", "acc", "mm-acc") if k in scores)
+        print(f"{row:32}{shown:>16}{reported:>24}")
+    if figures[0] and figures[0]["acc"] <= figures[2]["acc"]:
+        print("note     this teacher is no better than the hard-label student: there is little to "
+              "distil, and\n         what row 6 gains over row 7 is what augmentation gives")
+
+
+def table2(args) -> None:
+    """Size and speed here, of a BERT-large and the student with random weights, on real rows."""
+    table = read_rows(args.data)
+    some, total = list(islice(table, 2000)), sum(1 for _ in table)
+    vocabulary: dict[str, int] = defaultdict(lambda: len(vocabulary))
+    rows = Encoded(table.pair)
+    for row in some:
+        rows.add(row.texts, vocabulary.__getitem__)
+    rows.freeze(args.device)
+    student = BiLSTM(torch.rand(len(vocabulary), 300), 2, args.hidden, args.fc, table.pair)
+    small = teacher_logits.scratch(some)  # its pieces; the shape is BERT-large's, 335M parameters
+    large = small._replace(config=small.config | {
+        "vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 512})
+    bert = teacher_logits.build(large, 2, teacher_logits.TO_TRAIN).to(args.device)
+    pieces = [teacher_logits.WordPiece(small.vocabulary).encode(row.texts) for row in some[:200]]
+    student = student.to(args.device)
+    padded = [p._replace(ids=p.ids + [0] * (128 - len(p.ids))) for p in pieces[:8]]
+
+    def seconds(work: Callable[[], Tensor], n: int) -> float:
+        work()  # a first time, to warm up; both predict() bring their answers to the CPU
+        start = time.monotonic()
+        work()
+        return (time.monotonic() - start) * total / n
+    lines = [("BERT-large, padded to 128", bert, "335M   1060 s",
+              seconds(lambda: teacher_logits.predict(bert, padded), len(padded))),
+             ("BERT-large, rows by length", bert, "",
+              seconds(lambda: teacher_logits.predict(bert, pieces), len(pieces))),
+             ("BiLSTM, without embeddings", student, "0.96M  2.44 s",
+              seconds(lambda: predict(student, rows), len(rows)))]
+    print(f"table 2: seconds for the {total:,} rows of {args.data}, scaled from {len(padded)}, "
+          f"{len(pieces)} and {len(rows):,}\n{args.device.type}, {torch.get_num_threads()} "
+          f"threads {'parameters':>21}{'x':>6}{'seconds':>12}{'x':>6}    paper: one V100")
+    for name, model, paper, took in lines:
+        size = student.size() if model is student else sum(p.numel() for p in bert.parameters())
+        print(f"{name:29}{size:12,}{size / student.size():6.0f}{took:12.2f}"
+              f"{took / lines[2][3]:6.0f}    {paper}")
+
+
+# ---- The command line ----------------------------------------------------------------------------
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Distil a teacher into the BiLSTM student.")
     add = parser.add_argument
     add("data", help="STEM.tsv; STEM.dev.tsv beside it is the dev set")
     add("--logits", help="train on the rows of this TSV, with its logit columns")
-    add("--alpha", type=float, default=0.0, help="share of the hard labels in the loss; §4.2: 0")
+    add("--alpha", type=float, default=0.0, help="share of the hard labels in the loss (§4.2: 0)")
+    add("--teacher", help="a hub name, a folder or scratch (default: by the stem)")
+    add("--label-order", help="the teacher's outputs, in order: contradiction,entailment,neutral")
+    add("--n-iter", type=int, help="tries a row of augment.py (§4: 20, for pairs 10)")
+    add("--table1", action="store_true", help="the hard-label student too, and both in a table")
+    add("--table2", action="store_true", help="size and speed, and nothing else")
     add("--dev", help="dev set (default: STEM.dev.tsv, else some rows are held out)")
-    add("--vectors", help="word2vec, GloVe or fastText vectors; §4.2: GoogleNews")
-    add("--hidden", type=int, default=150, help="LSTM units a direction; §4.2: 150 or 300")
-    add("--fc", type=int, default=200, help="ReLU units; §4.2: 200 or 400")
-    add("--dropout", type=float, default=0.1, help="ours: the authors' code has it, not the paper")
+    add("--vectors", help="word2vec, GloVe or fastText vectors (§4.2: GoogleNews')")
+    add("--hidden", type=int, default=150, help="LSTM units a direction (§4.2: 150 or 300)")
+    add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400)")
+    add("--dropout", type=float, default=0.1, help="ours, 0.1: the authors' code, not the paper")
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
-    add("--epochs", type=int, default=30, help="at most; ours: as the authors' code has it")
-    add("--patience", type=int, default=5, help="epochs without a better dev accuracy; ours")
+    add("--epochs", type=int, default=30, help="at most (ours, 30: the authors' code)")
+    add("--patience", type=int, default=5, help="epochs without a better dev accuracy (ours: 5)")
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu")
     add("--fresh", action="store_true", help="make everything anew")
-    add("-o", "--output", help="the student's file; its log lies beside it")
+    add("-o", "--output", help="the student's file (default: STEM.student.pt); its log beside it")
     args = parser.parse_args()
-    args.device = pick_device(args.device)
+    limits = {"alpha": 1, "dropout": 0.99, "hidden": 1 << 14, "fc": 1 << 14, "epochs": 1 << 20,
+              "patience": 1 << 20, "batch_size": 1 << 20}
+    for name, high in limits.items():
+        value, low = getattr(args, name), 0 if name in ("alpha", "dropout") else 1
+        if value is not None and not low <= value <= high:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    args.device, source, teacher, score = pick_device(args.device), args.data, "none", None
     output = (args.output or args.data.removesuffix(".tsv")).removesuffix(".student.pt")
-    source = args.logits or args.data
-    best = distil(args, source, args.alpha, output, args.logits or "none")
-    print(best["line"])
+    fetch_glue(args.data)
+    if args.table2:
+        return table2(args)
+    if args.logits:
+        source = teacher = args.logits
+    elif args.alpha < 1:
+        source, teacher, score = whole_run(args)
+        step("distil", f"python distill.py {args.data} --logits {source}")
+    student = distil(args, source, args.alpha, output, teacher)
+    if args.table1:
+        step("hard labels", f"python distill.py {args.data} --alpha 1")
+        args.logits = None
+        hard = distil(args, args.data, 1, output + ".hard", "none")
+        table1(args, teacher, [score, student, hard])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,667 @@
+"""The teacher: BERT, fetched by torch.hub or trained here, and its logits for each row (§3.1, §4).
+
+    python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
+    python teacher_logits.py sst2.transfer.tsv --teacher scratch      # no network: a small BERT
+    python teacher_logits.py --fine-tune sst2.tsv --teacher google-bert/bert-large-uncased  # §4
+    torchrun --nproc-per-node=8 teacher_logits.py sst2.transfer.tsv   # several GPUs or machines
+
+In reading order: WordPiece, BERT, a checkpoint's three files, the hub, training (§4), labelling.
+Left out on purpose: models that are not BERT, half precision, gradient accumulation.
+
+Letters: B rows, T pieces, D width, C classes.
+"""
+import argparse
+import glob
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import sys
+import time
+import unicodedata
+from collections import Counter, namedtuple
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
+from typing import Callable, Iterator, NamedTuple
+from urllib.request import Request, urlopen
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_device, read_rows,
+                    save, span, writing)
+
+
+Known = namedtuple("Known", "hub labels accuracy")  # owner/name, its outputs in order, on GLUE's dev
+# By the data's stem. ours: bert-base, which a laptop can bear; the paper's size, with GLUE's own
+# label order, is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli. The accuracy is the one
+# in TextAttack's list of models; None: no figure at hand.
+TEACHERS = {
+    "sst2": Known("textattack/bert-base-uncased-SST-2", ["0", "1"], 0.9243),
+    "qqp": Known("textattack/bert-base-uncased-QQP", ["0", "1"], None),
+    "mnli": Known("textattack/bert-base-uncased-MNLI", "contradiction entailment neutral".split(),
+                  None)}
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
+
+# ---- WordPiece -----------------------------------------------------------------------------------
+LONGEST = 128  # pieces a row. ours: as GLUE's own scripts; few rows of QQP and MNLI are longer
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
+                       "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
+Pieces = tuple[list[int], int]  # ids, and how many of them make up [CLS] a [SEP]
+
+
+@lru_cache(maxsize=None)
+def character(c: str, uncased: bool) -> str:
+    """What a character becomes; words are then what stands between blanks."""
+    kind = unicodedata.category(c)
+    if kind[0] == "Z" or c in "\t\n\r":
+        return " "
+    if kind[0] == "C" or c == "\ufffd" or uncased and kind == "Mn":
+        return ""         # control characters; accents, which NFD split from their letters
+    if kind[0] == "P" or c.isascii() and not c.isalnum() or IDEOGRAPH.match(c):
+        return f" {c} "   # $ + < = > ^ ` | ~ are punctuation here
+    return c.lower() if uncased else c
+
+
+class WordPiece:
+    """BERT's tokenizer; uncased where no piece of its vocabulary holds a capital letter."""
+
+    def __init__(self, vocabulary: list[str], longest: int = LONGEST):
+        self.number = {piece: i for i, piece in enumerate(vocabulary)}
+        self.uncased = not re.search("[A-Z]", re.sub(r"\[\w+\]", "", " ".join(vocabulary)))
+        self.longest = min(LONGEST, longest)
+        self.pieces = lru_cache(maxsize=1 << 18)(self.pieces)
+
+    def split(self, text: str) -> list[str]:
+        """Words and single punctuation marks: "Café's [MASK]" -> cafe ' s [MASK]"""
+        out: list[str] = []
+        for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
+            if part not in SPECIAL:
+                part = unicodedata.normalize("NFD", part) if self.uncased else part
+                part = "".join(character(c, self.uncased) for c in part)
+            out += part.split()
+        return out
+
+    def pieces(self, word: str) -> list[int]:
+        """The longest piece that fits, again and again: unaffable -> un ##aff ##able"""
+        found, rest = [], word if len(word) <= 100 else ""  # 100: BERT's own limit
+        while rest:
+            start = "##" if found else ""
+            ends = (e for e in range(len(rest), 0, -1) if start + rest[:e] in self.number)
+            if not (end := next(ends, 0)):
+                return [self.number["[UNK]"]]
+            found.append(self.number[start + rest[:end]])
+            rest = rest[end:]
+        return found or [self.number["[UNK]"]]
+
+    def encode(self, texts: tuple[str, ...]) -> Pieces:
+        """[CLS] a [SEP], or [CLS] a [SEP] b [SEP]; of a pair the longer is shortened first."""
+        sides = [[i for word in self.split(text) for i in self.pieces(word)] for text in texts]
+        shorter_first = sorted(sides, key=len)
+        while sum(map(len, sides)) > self.longest - 1 - len(sides):
+            max(shorter_first, key=len).pop()  # once they are of one length: in turns
+        sep = self.number["[SEP]"]
+        return ([self.number["[CLS]"]] + [i for side in sides for i in [*side, sep]],
+                len(sides[0]) + 2)
+
+
+# ---- BERT ----------------------------------------------------------------------------------------
+DROPOUT = 0.1  # while it trains; BERT's own
+
+
+def named(**modules: nn.Module) -> nn.ModuleDict:
+    """Nested, these give the parameters the names that the hub's checkpoints have."""
+    return nn.ModuleDict(modules)
+
+
+class Layer(nn.Module):
+    """Attention, then two linear maps of each piece; each is added to its input and normalised."""
+
+    def __init__(self, d: int, inner: int, heads: int, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.attention = named(
+            self=named(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
+            output=named(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
+        self.intermediate = named(dense=nn.Linear(d, inner))
+        self.output = named(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
+
+    def forward(self, x: Tensor, mask: Tensor | None, read: int) -> Tensor:
+        """x (B, T, D) -> the new states of the first `read` pieces (B, read, D)."""
+        own, after, p = self.attention.self, self.attention.output, DROPOUT * self.training
+        q, k, v = (linear(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
+                   for linear, y in ((own.query, x[:, :read]), (own.key, x), (own.value, x)))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        h = after.dense(h.transpose(1, 2).flatten(2))                        # (B, read, D)
+        x = after.LayerNorm(x[:, :read] + F.dropout(h, p))
+        h = self.output.dense(F.gelu(self.intermediate.dense(x)))
+        return self.output.LayerNorm(x + F.dropout(h, p))
+
+
+class Bert(nn.Module):
+    """BERT for sequence classification: the last state of [CLS] -> tanh -> linear -> logits."""
+
+    def __init__(self, config: dict, classes: int):
+        super().__init__()
+        d, eps = config["hidden_size"], config.get("layer_norm_eps", 1e-12)
+        layers = (Layer(d, config["intermediate_size"], config["num_attention_heads"], eps)
+                  for _ in range(config["num_hidden_layers"]))
+        self.bert = named(
+            embeddings=named(
+                word_embeddings=nn.Embedding(config["vocab_size"], d),
+                position_embeddings=nn.Embedding(config["max_position_embeddings"], d),
+                token_type_embeddings=nn.Embedding(config["type_vocab_size"], d),
+                LayerNorm=nn.LayerNorm(d, eps)),
+            encoder=named(layer=nn.ModuleList(layers)),
+            pooler=named(dense=nn.Linear(d, d)))
+        self.classifier = nn.Linear(d, classes)
+
+    def forward(self, ids: Tensor, types: Tensor, mask: Tensor | None) -> Tensor:
+        """ids, types (B, T), mask (B, 1, 1, T) or None -> logits (B, C)."""
+        e, p = self.bert.embeddings, DROPOUT * self.training
+        x = e.word_embeddings(ids) + e.token_type_embeddings(types)          # (B, T, D)
+        x = F.dropout(e.LayerNorm(x + e.position_embeddings.weight[:ids.shape[1]]), p)
+        *lower, last = self.bert.encoder.layer
+        for layer in lower:
+            x = layer(x, mask, x.shape[1])
+        x = last(x, mask, 1)[:, 0]        # (B, D): only [CLS] is read, so only [CLS] is worked out
+        return self.classifier(F.dropout(torch.tanh(self.bert.pooler.dense(x)), p))
+
+
+def batch(rows: list[Pieces], device: torch.device, width: int = 0) -> tuple:
+    """ids, types (B, T), and the mask (B, 1, 1, T), False on padding; None where there is none."""
+    lengths = np.array([len(ids) for ids, _ in rows])
+    ids, types = np.zeros((2, len(rows), max(width, lengths.max())), dtype=np.int64)
+    for i, (row, first) in enumerate(rows):
+        ids[i, :len(row)] = row
+        types[i, first:] = 1
+    mask = np.arange(ids.shape[1]) < lengths[:, None]
+    mask = None if mask.all() else torch.from_numpy(mask)[:, None, None].to(device)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(types).to(device), mask
+
+
+# ours: so many pieces a batch, padding counted, are full speed on two cores and on a GPU. One rule
+# everywhere: a logit's last digits depend on how batches are cut.
+BATCH_PIECES = 4096
+
+
+@torch.inference_mode()
+def predict(model: Bert, rows: list[Pieces], seen: Callable = lambda n: None) -> Tensor:
+    """Logits (B, C) on the CPU, in the rows' order; batches are made of rows of like length."""
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+    out, at = [], 0
+    while at < len(order):
+        part = order[at:at + BATCH_PIECES // len(rows[order[at]][0])]
+        out.append(model(*batch([rows[i] for i in part], model.classifier.weight.device)))
+        at += len(part)
+        seen(len(part))
+    logits = torch.cat(out).cpu()
+    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
+
+
+# ---- A checkpoint: config.json, vocab.txt, weights -----------------------------------------------
+FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+SIZES = {"vocab_size": 1 << 20, "hidden_size": 1 << 13, "num_hidden_layers": 100,  # at most
+         "num_attention_heads": 1 << 8, "intermediate_size": 1 << 16,
+         "max_position_embeddings": 1 << 16, "type_vocab_size": 100}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+TO_LABEL, TO_FINE_TUNE, TO_TRAIN = (), ("classifier.", "bert.pooler."), ("",)
+
+
+class Checkpoint(NamedTuple):
+    config: dict
+    vocabulary: list[str]
+    weights: dict[str, Tensor]
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Whatever goes wrong with a file from other hands becomes one line that names the file."""
+    try:
+        yield
+    except Exception as error:  # hostile bytes raise a dozen kinds
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{path}: {reason} ({type(error).__name__})") from None
+
+
+def files(folder: str) -> list[str]:
+    """A checkpoint's three files; of the weights' two forms the one that is there."""
+    safe = os.path.exists(os.path.join(folder, "model.safetensors"))
+    return [os.path.join(folder, name) for name in
+            ("config.json", "vocab.txt", "model.safetensors" if safe else "pytorch_model.bin")]
+
+
+def digest(paths: list[str]) -> str:
+    """The sha256 of these files, one after the other."""
+    h = hashlib.sha256()
+    for path in paths:
+        with reading(path), open(path, "rb") as f:
+            for block in iter(lambda: f.read(1 << 20), b""):
+                h.update(block)
+    return h.hexdigest()
+
+
+def read_checkpoint(folder: str) -> Checkpoint:
+    """Its files, checked before memory is taken for what they claim. Raises BadInput."""
+    config, vocabulary, weights = files(folder)
+    with reading(config), open(config, encoding="utf-8") as f:
+        c = json.loads(f.read(1 << 20))
+        bad = [k for k, only in FIXED.items() if c.get(k, only) != only]
+        bad += [k for k, n in SIZES.items() if type(c.get(k)) is not int or not 0 < c[k] <= n]
+        if bad or c["hidden_size"] % c["num_attention_heads"] or c["type_vocab_size"] < 2:
+            raise ValueError(f"no BERT that can be read here: {', '.join(bad) or 'heads, types'}")
+    with reading(vocabulary), open(vocabulary, encoding="utf-8", newline="\n") as f:
+        pieces = [line.rstrip("\r") for line in f.read(1 << 25).removesuffix("\n").split("\n")]
+        if len(pieces) > c["vocab_size"] or not set(SPECIAL) <= set(pieces):
+            raise ValueError(f"{len(pieces)} pieces; expected {c['vocab_size']}, as config.json "
+                             f"has it, and {' '.join(SPECIAL)} among them")
+    with reading(weights):
+        read = load if weights.endswith(".bin") else read_safetensors
+        return Checkpoint(c, pieces, dict(modern(read(weights))))
+
+
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    """8 bytes, the header's length; the header, JSON: name -> dtype, shape, offsets; the numbers."""
+    with open(path, "rb") as f:
+        start = 8 + int.from_bytes(f.read(8), "little")
+        if start >= os.path.getsize(path):
+            raise ValueError("cut short, or not in the safetensors format")
+        header, state = json.loads(f.read(start - 8)), {}
+    raw = torch.from_numpy(np.memmap(path, np.uint8, "c", offset=start))
+    for name in header.keys() - {"__metadata__"}:
+        (begin, end), shape = header[name]["data_offsets"], header[name]["shape"]
+        if not 0 <= begin <= end <= len(raw):
+            raise ValueError(f"{name} does not lie within the file; is it cut short?")
+        state[name] = raw[begin:end].clone().view(DTYPES[header[name]["dtype"]]).view(shape)
+    return state
+
+
+def modern(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The names of old checkpoints and of bare encoders made today's; what is no part left out."""
+    for name, tensor in weights.items():
+        name = re.sub("LayerNorm.gamma$", "LayerNorm.weight", name)
+        name = re.sub("LayerNorm.beta$", "LayerNorm.bias", name)
+        if not name.startswith("cls.") and not name.endswith("position_ids"):
+            if not tensor.is_floating_point() or not tensor.is_contiguous():
+                raise ValueError(f"{name} holds no plain numbers")
+            yield name if name.startswith(("bert.", "classifier.")) else "bert." + name, tensor
+
+
+def build(start: Checkpoint, classes: int, fresh: tuple[str, ...] = TO_LABEL) -> Bert:
+    """A model of its own with these weights; those whose names begin as `fresh` says may lack."""
+    with torch.device("meta"):  # takes no memory
+        model = Bert(start.config, classes)
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in start.weights.items()}
+    for name, like in model.state_dict().items():
+        if name not in weights and name.startswith(fresh):  # begun as BERT was begun
+            weights[name] = torch.randn(like.shape) * 0.02 if like.dim() > 1 else \
+                torch.full(like.shape, float(name.endswith("LayerNorm.weight")))
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model
+
+
+def load_teacher(folder: str, device: torch.device, found: set[str],
+                 wish: list[str] | None) -> tuple[Bert, WordPiece, list[str]]:
+    """A model that can label, its tokenizer, and what its outputs stand for, in their order:
+    the wish, else what config.json says, else our table, else the numbers, else the labels found
+    as they are sorted; the first of them that covers the labels found. Raises BadInput."""
+    start = read_checkpoint(folder)
+    if "classifier.weight" not in start.weights:
+        raise BadInput(f"{folder}: a bare encoder, without a classifier; fine-tune it first: "
+                       f"python teacher_logits.py --fine-tune DATA.tsv --teacher {folder}")
+    classes = len(start.weights["classifier.weight"])
+    with reading(files(folder)[2]):
+        model = build(start, classes).to(device)
+    own, numbers = start.config.get("id2label"), [str(i) for i in range(classes)]
+    own = [str(own.get(i)) for i in numbers] if isinstance(own, dict) else []
+    table = [t.labels for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
+    for names in [wish] if wish else [own, *table, numbers, class_order(found)]:
+        if len(names) == len(set(names)) == classes and set(found or numbers) <= set(names):
+            tokens = WordPiece(start.vocabulary, start.config["max_position_embeddings"])
+            return model, tokens, names
+    raise BadInput(f"{folder}: it has {classes} outputs, and the classes are "
+                   f"{', '.join(wish or class_order(found))[:200]!r}; --label-order a,b,... says "
+                   "what each output stands for")
+
+
+# ---- The hub -------------------------------------------------------------------------------------
+class Unreachable(BadInput):
+    """The hub cannot be reached, and the cache does not hold what was asked for."""
+
+
+def fetch(name: str) -> str:
+    """owner/name -> its folder in torch.hub's cache, downloaded if need be. Raises BadInput."""
+    if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
+        raise BadInput(f"--teacher {name}: no such folder; expected one, or owner/name on the hub, "
+                       "or scratch")
+    folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
+    while int(os.environ.get("LOCAL_RANK", 0)) and not os.path.isdir(folder):
+        time.sleep(0.5)  # a machine's first process fetches; if it fails, torchrun ends us all
+    if not os.path.isdir(folder):
+        print(f"fetching {name} into {folder}", flush=True)
+        url = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{name}/resolve/main/"
+        part = os.path.join(folder + ".part", "")
+        os.makedirs(part, exist_ok=True)
+        for forms in (["config.json"], ["vocab.txt"], ["model.safetensors", "pytorch_model.bin"]):
+            if not any(os.path.exists(part + f) or download(url + f, part + f) for f in forms):
+                raise BadInput(f"{url}{forms[-1]}: not there; is {name} a BERT on the hub?")
+        try:
+            read_checkpoint(part)
+        except BadInput as error:
+            shutil.rmtree(part)
+            raise BadInput(f"{error}; the download was removed") from None
+        os.rename(part, folder)
+    return folder
+
+
+def download(url: str, path: str, sha256: str | None = None) -> bool:
+    """False where there is no such file. torch.hub takes half a file for a whole one: we do not."""
+    socket.setdefaulttimeout(30)  # seconds without a byte. ours: torch.hub would wait for ever
+    try:
+        with urlopen(Request(url, method="HEAD")) as answer:
+            size = answer.headers["Content-Length"]
+        torch.hub.download_url_to_file(url, path + ".new", sha256, sys.stderr.isatty())
+        if size and os.path.getsize(path + ".new") != int(size):
+            raise RuntimeError(f"cut short, {size} bytes expected")
+    except RuntimeError as error:  # torch.hub's own, where the sha256 is another
+        raise BadInput(f"{url}: {error}; removed, try again") from None
+    except Exception as error:
+        if getattr(error, "code", 0) == 404 or "No such file" in str(error):
+            return False
+        raise Unreachable(f"{url}: {error}; without a network --teacher takes a folder that holds "
+                          "one, or scratch") from None
+    os.replace(path + ".new", path)
+    return True
+
+
+# ---- Training a teacher (§4) ---------------------------------------------------------------------
+RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4
+# ours: what two cores train from nothing in a minute or two
+SCRATCH = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+           "intermediate_size": 512, "max_position_embeddings": 128, "type_vocab_size": 2}
+SCRATCH_RATE, SCRATCH_EPOCHS = 5e-4, 12
+
+
+def stem(path: str) -> str:
+    """data/sst2.transfer.tsv, data/sst2.tsv -> data/sst2"""
+    return re.sub(r"(\.transfer|\.logits)?\.tsv$", "", path)
+
+
+def prepare(teacher: str | None, data: str, device: torch.device, seed: int = 0) -> str:
+    """--teacher -> a folder that holds it: fetched, trained, or as it is. Raises BadInput."""
+    known = TEACHERS.get(os.path.basename(stem(data)))
+    teacher = teacher or (known.hub if known else "scratch")
+    if teacher == "scratch":
+        return fine_tune(data, teacher, device, [SCRATCH_RATE], SCRATCH_EPOCHS, seed=seed)
+    return teacher if os.path.isdir(teacher) else fetch(teacher)
+
+
+def scratch(rows: list[Row]) -> Checkpoint:
+    """A BERT without weights yet. Its pieces: words seen twice, and characters for all others."""
+    split = WordPiece(SPECIAL).split
+    count = Counter(word for row in rows for text in row.texts for word in split(text))
+    letters = sorted({c for word in count for c in word})
+    common = [word for word, n in count.most_common(20000) if n > 1]
+    pieces = list(dict.fromkeys(SPECIAL + letters + ["##" + c for c in letters] + common))
+    return Checkpoint({"model_type": "bert", "vocab_size": len(pieces), **SCRATCH}, pieces, {})
+
+
+def right(model: Bert, tokens: WordPiece, names: list[str], rows: list[Row]) -> float:
+    """The share of the rows whose label the model gives."""
+    answers = predict(model, [tokens.encode(row.texts) for row in rows]).argmax(1).tolist()
+    return sum(names[i] == row.label for i, row in zip(answers, rows)) / len(rows)
+
+
+def accuracy(folder: str, tsv: str, order: list[str] | None, device: torch.device) -> float:
+    rows = [row for row in read_rows(tsv) if row.label]
+    return right(*load_teacher(folder, device, {row.label for row in rows}, order), rows)
+
+
+def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
+    """The rows with labels (or logits), the dev rows or every tenth row held out, the classes."""
+    table, dev = read_rows(data), stem(data) + ".dev.tsv"
+    rows = [row for row in table if row.label or row.logits]
+    if os.path.exists(dev):
+        held = [row for row in read_rows(dev) if row.label]
+    else:
+        print(f"{dev}: not there; every tenth row of {data} is held out instead")
+        held, rows = rows[9::10], [row for i, row in enumerate(rows) if i % 10 != 9]
+    classes = table.logit_names or class_order(row.label for row in rows)
+    if len(classes) < 2 or not held or not {row.label for row in held} <= set(classes):
+        raise BadInput(f"{data}: its labels are {', '.join(classes)[:100]!r}; expected two or more "
+                       "classes, and a dev set that has no others")
+    return rows, held, classes
+
+
+def fine_tune(data: str, start: str, device: torch.device, rates: list[float] = RATES,
+              epochs: int = 3, size: int = 32, seed: int = 0) -> str:
+    """Train the checkpoint in folder `start`, or "scratch"; the best on dev -> STEM.teacher.
+
+    Each epoch begins with the state that the one before it left in `run`, which is also what the
+    file holds, and draws from (seed, rate, epoch): killed and taken up, it gives the same bytes.
+    """
+    rows, dev, classes = labelled(data)
+    folder, new = stem(data) + ".teacher", start == "scratch"
+    origin, fresh = (scratch(rows), TO_TRAIN) if new else (read_checkpoint(start), TO_FINE_TUNE)
+    made = {"start": start if new else digest(files(start)), "rates": rates, "epochs": epochs,
+            "size": size, "seed": seed, "model": origin.config,
+            "rows": hashlib.sha256(repr([r[1:] for r in rows + dev]).encode()).hexdigest()}
+    if lies_there(folder, made):
+        return folder
+    origin = origin._replace(weights={k: w for k, w in origin.weights.items() if k[:5] == "bert."})
+    run = load(folder + ".state") if os.path.exists(folder + ".state") else {}
+    if run.get("made") != made:
+        run = {"made": made, "done": 0, "best": -1.0, "kept": {}, "weights": {}, "adam": {}}
+    tokens = WordPiece(origin.vocabulary, origin.config["max_position_embeddings"])
+    examples = [(tokens.encode(r.texts), r.logits or classes.index(r.label)) for r in rows]
+    for n in range(run["done"], len(rates) * epochs):
+        (rate, epoch), began = (rates[n // epochs], n % epochs), time.monotonic()
+        chance = random.Random(f"{seed} {rate} {epoch}")
+        torch.manual_seed(chance.getrandbits(60))
+        begin = origin._replace(weights=run["weights"]) if epoch else origin
+        model = build(begin, len(classes), fresh).to(device)
+        adam = torch.optim.Adam(model.parameters(), rate, fused=True)                    # §4
+        if epoch:
+            adam.load_state_dict(run["adam"])
+        loss = train(model, adam, examples, size, rate, epoch, epochs, chance)
+        weights, score = model.state_dict(), right(model, tokens, classes, dev)
+        run |= {"done": n + 1, "weights": weights, "adam": adam.state_dict()}
+        run |= {"best": score, "kept": weights} if score > run["best"] else {}
+        save(folder + ".state", run)
+        print(f"lr {rate:g}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}  dev {score:.4f}  "
+              f"{span(time.monotonic() - began)}", flush=True)
+    keep(folder, origin, classes, run)
+    return folder
+
+
+def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: float, epoch: int,
+          epochs: int, chance: random.Random) -> float:
+    """One epoch in batches of like length; the mean loss."""
+    model.train()
+    order = chance.sample(examples, len(examples))
+    pools = (sorted(order[i:i + 50 * size], key=lambda example: len(example[0][0]))
+             for i in range(0, len(order), 50 * size))
+    batches = [pool[i:i + size] for pool in pools for i in range(0, len(pool), size)]
+    chance.shuffle(batches)
+    total, losses, progress = epochs * len(batches), 0.0, Progress("training", len(order))
+    for step, part in enumerate(batches, start=epoch * len(batches) + 1):
+        # Up over the first tenth of all steps, then down to zero. ours: BERT's own way
+        adam.param_groups[0]["lr"] = rate * min(10 * step / total, (1 - (step - 1) / total) / 0.9)
+        rows, goals = zip(*part)
+        logits = model(*batch(rows, model.classifier.weight.device))
+        goals = torch.tensor(goals, device=logits.device)
+        loss = F.cross_entropy(logits, goals) if goals.dim() == 1 else \
+            (logits - goals).square().sum(1).mean()  # a TSV with logits: a teacher's assistant
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # ours: BERT's own way
+        adam.step()
+        losses += loss.detach() * len(part)
+        progress.add(len(part))
+    return float(losses) / len(order)
+
+
+def lies_there(folder: str, made: dict) -> bool:
+    """Is there the teacher that these rows and settings make? Only our own is ever replaced."""
+    while True:
+        try:
+            old = read_checkpoint(folder).config.get("made", {})
+        except BadInput:
+            old = {}
+        if old == made:
+            print(f"{folder}: there already, made from these rows and settings")
+        elif os.path.isdir(folder) and made["start"] == "scratch" != old.get("start"):
+            raise BadInput(f"{folder}: not from scratch; say --teacher {folder}, or move it away")
+        elif RANK:
+            time.sleep(0.5)  # the first process trains; if it fails, torchrun ends us all
+            continue
+        elif os.path.isdir(folder):
+            print(f"{folder}: made from other rows or settings; trained anew")
+        return old == made
+
+
+def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> None:
+    """The folder, as --teacher and the transformers library load it, moved into place whole."""
+    names = {str(i): name for i, name in enumerate(classes)}
+    config = origin.config | {"architectures": ["BertForSequenceClassification"],
+                              "id2label": names, "label2id": {v: int(k) for k, v in names.items()},
+                              "made": run["made"]}
+    shutil.rmtree(folder + ".part", ignore_errors=True)
+    os.makedirs(folder + ".part")
+    paths = files(folder + ".part")
+    for path, text in zip(paths, (json.dumps(config, indent=1), "\n".join(origin.vocabulary))):
+        with writing(path) as f:
+            f.write((text + "\n").encode())
+    save(paths[2], run["kept"])
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(folder + ".part", folder)
+    os.remove(folder + ".state")
+
+
+# ---- Labelling (§3.1) ----------------------------------------------------------------------------
+CHUNK = 4096  # rows sorted and kept together. ours: a minute's work of bert-base on two cores
+
+
+def label(data: str, output: str, folder: str, label_order: list[str] | None,
+          device: torch.device) -> None:
+    """The rows as they are, in their order, with the teacher's logits -> output. Raises BadInput.
+
+    Each chunk of rows is a file, in a folder whose name holds a hash of all that the logits depend
+    on; what is there is not done again. torchrun's processes work through it side by side.
+    """
+    table, dev = read_rows(data), stem(data) + ".dev.tsv"
+    count = Counter(row.label for row in table)
+    total, count[""] = count.total(), 0
+    known = (row for path in [data] + [dev] * os.path.exists(dev) for row in read_rows(path))
+    sample = list(islice((row for row in known if row.label), 1000))
+    count = +count or Counter(row.label for row in sample)
+    model, tokens, names = teacher = load_teacher(folder, device, set(count), label_order)
+    made = digest([data, *files(folder)]) + ",".join(names)
+    parts = f"{output}.parts-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
+    if RANK == 0 and not os.path.isdir(parts):
+        for stale in glob.glob(glob.escape(output) + ".parts-*"):
+            print(f"{stale}: begun with other rows, another teacher or label order; starting anew")
+            shutil.rmtree(stale, ignore_errors=True)
+        if sample:
+            check(teacher, sample, count, total)
+    os.makedirs(parts, exist_ok=True)
+    chunks = [os.path.join(parts, f"{k:06}.tsv") for k in range(-(-total // CHUNK))]
+    missing = [k for k, path in enumerate(chunks) if not os.path.exists(path)]
+    progress = Progress("labelling", len(missing) * CHUNK // WORLD)
+    rows = iter(table)
+    for k, path in enumerate(chunks):  # first one's own share, in one reading of the input
+        part = list(islice(rows, CHUNK))
+        if k % WORLD == RANK and k in missing:
+            write_chunk(path, part, teacher, progress)
+    while missing := [k for k, path in enumerate(chunks) if not os.path.exists(path)]:
+        k = missing[-1]  # then what others have not come to: they work forwards, so from the end
+        part = list(islice(table, k * CHUNK, (k + 1) * CHUNK))
+        write_chunk(chunks[k], part, teacher, progress)
+    join(parts, chunks, output, table.pair, class_order(names))
+
+
+def check(teacher: tuple, sample: list[Row], count: Counter, total: int) -> None:
+    """Before hours of work: is it worth them, and how many are they? Raises BadInput."""
+    right(*teacher, sample[:100])  # warm-up
+    began = time.monotonic()
+    score, common = right(*teacher, sample), max(count.values()) / count.total()
+    rate = len(sample) / (time.monotonic() - began)
+    print(f"teacher  accuracy {score:.4f} on {len(sample):,} labelled rows; the most frequent label "
+          f"alone: {common:.4f}\n         {total:,} rows to label at {rate:,.0f} rows/s: about "
+          f"{span(total / rate / WORLD)}", flush=True)
+    if score < common:
+        raise BadInput(f"the teacher does worse than its most frequent label would; are its outputs "
+                       f"really {', '.join(teacher[2])}? --label-order says otherwise")
+    if total / rate / WORLD > 600:
+        print("         two ways out: a smaller --n-iter for augment.py; or label on a machine with "
+              "a GPU,\n         and bring its STEM.logits.tsv back here")
+
+
+def write_chunk(path: str, rows: list[Row], teacher: tuple, progress: Progress) -> None:
+    model, tokens, names = teacher
+    logits = predict(model, [tokens.encode(row.texts) for row in rows], progress.add)
+    logits = logits[:, [names.index(name) for name in class_order(names)]].tolist()
+    with writing(path) as f:
+        for row, numbers in zip(rows, logits):
+            cells = [*row.texts, row.label, *(f"{x:.6f}" for x in numbers)]
+            f.write("\t".join(cells).encode() + b"\n")
+
+
+def join(parts: str, chunks: list[str], output: str, pair: bool, classes: list[str]) -> None:
+    """torchrun's first process joins, when no other is at work in the folder or yet to start."""
+    marks = [os.path.join(parts, f"{rank}.done") for rank in range(WORLD)]
+    open(marks[RANK], "w").close()
+    while RANK == 0 and "TORCHELASTIC_RUN_ID" in os.environ and not all(map(os.path.exists, marks)):
+        time.sleep(0.2)  # should one die, torchrun ends us all, and the next run joins
+    if RANK == 0:
+        header = [*(["sentence1", "sentence2"] if pair else ["sentence"]), "label"]
+        with writing(output) as f:
+            f.write("\t".join(header + ["logit_" + name for name in classes]).encode() + b"\n")
+            for path in chunks:
+                with open(path, "rb") as chunk:
+                    shutil.copyfileobj(chunk, f)
+        shutil.rmtree(parts)
+        print(f"wrote    {output}")
+
+
+# ---- The command line ----------------------------------------------------------------------------
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Label rows with a BERT, or fine-tune one.")
+    add = parser.add_argument
+    add("tsv", help="rows to label, STEM.transfer.tsv; to fine-tune on, STEM.tsv")
+    add("--teacher", help="owner/name on the hub, a folder, or scratch (default: by the stem)")
+    add("--label-order", help="what the teacher's outputs stand for: contradiction,entailment,...")
+    add("--fine-tune", action="store_true", help="train --teacher on the rows: STEM.teacher")
+    add("--lr", type=float, nargs="+", default=RATES, help="§4: 2e-5 3e-5 4e-5 5e-5, each tried")
+    add("--epochs", type=int, default=3, help="ours, 3: BERT's own; the best on dev is kept")
+    add("--batch-size", type=int, default=32, help="ours, 32: BERT's own")
+    add("--seed", type=int, default=0)
+    add("--device", help="cuda, mps or cpu (default: the first that is there)")
+    add("-o", "--output", help="the labelled rows (default: STEM.logits.tsv)")
+    args = parser.parse_args()
+    if min(args.epochs, args.batch_size, *args.lr) <= 0:
+        raise BadInput("--epochs, --batch-size and --lr: expected numbers above zero")
+    device = pick_device(args.device)
+    if device.type == "cuda" and WORLD > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if args.fine_tune:
+        start = args.teacher or "google-bert/bert-base-uncased"  # ours: see TEACHERS; §4: large
+        if start != "scratch" and not os.path.isdir(start):
+            start = fetch(start)
+        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.batch_size, args.seed)
+    else:
+        folder = prepare(args.teacher, args.tsv, device, args.seed)
+        output = args.output or stem(args.tsv) + ".logits.tsv"
+        label(args.tsv, output, folder, args.label_order and args.label_order.split(","), device)
+
+
+if __name__ == "__main__":
+    command(main, kept="finished epochs and chunks are kept; the same command takes them up")
