@@ -69,7 +69,7 @@ def attempt(row: list, k: int, p: Rates, corpus: Corpus, rng: Random, tally: Cou
         new[side] = altered[ngram(len(altered), rng)] if cut else altered
         tally.update(words=len(x), masked=sum(u < p.mask for u in x), sentences=1, cut=cut,
                      replaced=sum(p.mask <= u < p.mask + p.pos for u in x))
-    return "\t".join(map(" ".join, new)), " ".join(told)
+    return "\t".join(map(" ".join, new)).encode(), " ".join(told)
 
 
 # ---- The tagger ----------------------------------------------------------------------------------
@@ -137,26 +137,26 @@ class Tagger:
 # ---- The tagger's counts -------------------------------------------------------------------------
 # "film<TAB>NN 5 VB 1": how often a word has each tag; "> DT<TAB>JJ 3 NN 8": what follows a tag.
 # ours: words of more than 20 letters, mostly addresses, are left out, to keep the file small.
-LINE = re.compile(r"(> [^\t ]+|[^\t ]{1,20})\t([^\t ]+ \d{1,9}(?: [^\t ]+ \d{1,9})*)")
+LINE = re.compile(r"(> [^\t ]+|[^\t ]{1,20})\t([^\t ]+ [1-9]\d{0,8}(?: [^\t ]+ [1-9]\d{0,8})*)")
 # CoNLL-U: a word and its two tags, or a sentence's end; no contraction (1-2), no unsaid word (1.1).
 TOKEN = re.compile(r"^(?:\d+\t([^\t\n]+)\t[^\t\n]*\t([^\t\n]+)\t([^\t\n]+)\t.*)?$", re.M)
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 file, plain or .gz."""
+    """A UTF-8 file, plain or .gz; of a larger one the first 256 million letters."""
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as f:
-            return f.read(1 << 28)  # ours: bounds memory, whatever a .gz unpacks to
+            return f.read(1 << 28).rstrip("\n")  # ours: bounds what a .gz unpacks to
     except (ValueError, EOFError, OSError, gzip.zlib.error) as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
 
 
 def read_counts(path: str) -> dict[str, Counter]:
     """The counts by word and by "> tag". Raises BadInput."""
-    counts, lines = defaultdict(Counter), read_text(path).rstrip("\n").split("\n")
+    counts, lines = defaultdict(Counter), read_text(path).split("\n")
     for n, line in enumerate(lines, start=1):
         if form := LINE.fullmatch(line):
-            counts[form[1]].update({t: int(n) for t, n in re.findall(r"(\S+) (\d+)", form[2])})
+            counts[form[1]].update({t: int(n) for t, n in re.findall("([^ ]+) ([^ ]+)", form[2])})
         if not form and line[:2] != "# " or n == len(lines) and line[:2] in ("# ", "> "):
             raise BadInput(f"{path}, line {n}: expected word<TAB>tag count tag count ...")
     return counts
@@ -165,7 +165,7 @@ def read_counts(path: str) -> dict[str, Counter]:
 def count_treebank(path: str, source: str, output: str) -> None:
     """Make such a file from CoNLL-U, lower-cased: Penn tags (column 5), or universal ones (4)."""
     counts, before = defaultdict(Counter), EDGE
-    for word, universal, penn in TOKEN.findall(read_text(path).rstrip("\n") + "\n"):
+    for word, universal, penn in (t.groups("") for t in TOKEN.finditer(read_text(path) + "\n")):
         tag = (universal if penn == "_" else penn) or EDGE
         counts[f"> {before}"][tag] += 1
         counts[word.lower()][tag] += 1
@@ -215,11 +215,11 @@ def transfer_set(source: str, output: str, n_iter: int | None = None, p_mask: fl
         for i, row in enumerate(rows):
             for k in range(n_iter):
                 line, told = attempt(row, k, p, corpus, rng, tally)
-                if line.encode() not in seen:
-                    seen.add(line.encode())
-                    f.write(f"{line}\t\n".encode())
+                if line not in seen:
+                    seen.add(line)
+                    f.write(line + b"\t\n")
                     if i < show:
-                        print(f"{told}  ->  {line}")
+                        print(f"{told}  ->  {line.decode()}")
             progress.add(1)
     tries, new = n_iter * len(rows), len(seen) - known
     dropped = "".join(f", {n:,} dropped for {reason}" for reason, n in table.dropped.items())
@@ -233,17 +233,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the transfer set of a TSV (§3.3).")
     parser.add_argument("data", help="a TSV as GLUE ships it: single sentences, or pairs")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv, or pos_counts.tsv")
+    parser.add_argument("--treebank", metavar="SOURCE", help="count the tags of data, in CoNLL-U")
     parser.add_argument("--n-iter", type=int, help="tries a row (default: 20; pairs: 10)")
     for rule, p in ("mask", 0.1), ("pos", 0.1), ("ng", 0.25):
         parser.add_argument(f"--p-{rule}", type=float, default=p, help=f"§3.3 (default: {p})")
     parser.add_argument("--seed", type=int, default=0, help="another one, another file (default 0)")
     parser.add_argument("--show", type=int, default=0, help="print the first SHOW rows' tries")
-    parser.add_argument("--treebank", metavar="SOURCE", help="count the tags of data in CoNLL-U")
-    args = parser.parse_args()
-    if args.treebank:
-        return count_treebank(args.data, args.treebank, args.output or COUNTS)
-    transfer_set(args.data, args.output or f"{os.path.splitext(args.data)[0]}.transfer.tsv",
-                 args.n_iter, args.p_mask, args.p_pos, args.p_ng, args.seed, args.show)
+    data, output, treebank, *numbers = vars(parser.parse_args()).values()  # in the order above
+    if treebank:
+        return count_treebank(data, treebank, output or COUNTS)
+    transfer_set(data, output or f"{os.path.splitext(data)[0]}.transfer.tsv", *numbers)
 
 
 if __name__ == "__main__":

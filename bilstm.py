@@ -58,8 +58,8 @@ class Rows:
         self.names = names = next(self._lines(), (1, []))[1]
         found = next((c for c in TEXT_COLUMNS if set(c) <= set(names)), None)
         if not found:
-            raise BadInput(f"{path}, line 1: expected a header with sentence, or with sentence1 and "
-                           f"sentence2 (README: files), found {' '.join(names)[:80]!r}")
+            raise BadInput(f"{path}, line 1: expected a header with sentence, or with sentence1 "
+                           f"and sentence2 (README: files), found {' '.join(names)[:80]!r}")
         self.columns, self.pair = [names.index(c) for c in found], len(found) == 2
         self.label = next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
         self.logits = [i for i, name in enumerate(names) if name.startswith("logit_")]

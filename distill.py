@@ -50,7 +50,7 @@ def loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
 
 
 # ---- AdaDelta (§4.2) -----------------------------------------------------------------------------
-class RowAdadelta:
+class RowAdadelta(torch.optim.Optimizer):
     """torch.optim.Adadelta for an embedding, at the cost of the batch's words, not of all words.
 
     A word outside the batch has gradient zero: AdaDelta leaves its row alone and decays its two
@@ -59,30 +59,24 @@ class RowAdadelta:
     """
 
     def __init__(self, weight: Tensor, lr: float, rho: float, eps: float = 1e-6):
-        self.weight, self.lr, self.rho, self.eps, self.step_count = weight, lr, rho, eps, 0
-        self.square, self.delta = torch.zeros_like(weight), torch.zeros_like(weight)  # the averages
-        self.met = torch.zeros(len(weight), dtype=torch.long)
+        super().__init__([weight], {"lr": lr, "rho": rho, "eps": eps})
+        self.state[weight] = {"square": torch.zeros_like(weight), "steps": torch.zeros(1),
+                              "delta": torch.zeros_like(weight), "met": torch.zeros(len(weight))}
 
     @torch.no_grad()
     def step(self) -> None:
-        self.step_count += 1
-        grad = self.weight.grad.coalesce()
+        (group,), (weight,) = self.param_groups, self.param_groups[0]["params"]
+        rho, eps, state = group["rho"], group["eps"], self.state[weight]
+        grad = weight.grad.coalesce()
+        state["steps"] += 1
         rows, g = grad.indices()[0], grad.values()                                    # (U,), (U, E)
-        missed = self.rho ** (self.step_count - 1 - self.met[rows]).to(g.dtype)[:, None]
-        square = (self.square[rows] * missed).mul_(self.rho).addcmul_(g, g, value=1 - self.rho)
-        delta = self.delta[rows] * missed
-        change = (delta + self.eps).sqrt_().div_((square + self.eps).sqrt_()).mul_(g)
-        self.delta[rows] = delta.mul_(self.rho).addcmul_(change, change, value=1 - self.rho)
-        self.square[rows], self.met[rows] = square, self.step_count
-        self.weight.index_add_(0, rows, change, alpha=-self.lr)
-
-    def state_dict(self) -> dict:
-        return {"square": self.square, "delta": self.delta, "met": self.met,
-                "step": self.step_count}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.square, self.delta, self.met = state["square"], state["delta"], state["met"]
-        self.step_count = state["step"]
+        missed = rho ** (state["steps"] - 1 - state["met"][rows])[:, None]            # (U, 1)
+        square = (state["square"][rows] * missed).mul_(rho).addcmul_(g, g, value=1 - rho)
+        delta = state["delta"][rows] * missed
+        change = (delta + eps).sqrt_().div_((square + eps).sqrt_()).mul_(g)
+        state["delta"][rows] = delta.mul_(rho).addcmul_(change, change, value=1 - rho)
+        state["square"][rows], state["met"][rows] = square, state["steps"]
+        weight.index_add_(0, rows, change, alpha=-group["lr"])
 
 
 def optimizers(model: BiLSTM, lr: float = 1.0, rho: float = 0.95) -> list:
@@ -244,7 +238,7 @@ def train(model: BiLSTM, data: Data, devs: dict[str, Data], recipe: dict, args, 
         mean = train_epoch(model, data, optimizer, args.batch_size, recipe["alpha"],
                            f"epoch {epoch}")
         took = time.monotonic() - start
-        scores = {name.removeprefix("dev").lstrip("-") + k: v for name, dev in devs.items()
+        scores = {("" if name == "dev" else "mm-") + k: v for name, dev in devs.items()
                   for k, v in evaluate(model, dev).items()}
         better = scores["acc"] > best["acc"]
         print(f"epoch {epoch:2}  loss {mean:8.4f}  dev " +
@@ -372,6 +366,7 @@ def distil(args, source: str, alpha: float, output: str, teacher: str) -> dict:
 
 
 # ---- The steps before it -------------------------------------------------------------------------
+SCRATCH_N_ITER, SCRATCH_EPOCHS = 8, 6  # ours: a quick look, in about a minute on the sample
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
 GLUE = {  # archive, sha256, its folder, our ending -> its file
     "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
@@ -394,7 +389,8 @@ def fetch_glue(path: str) -> None:
         if not os.path.exists(archive) or teacher_logits.digest([archive]) != sha256:
             print(f"fetching {GLUE_URL}{name}")
             os.makedirs(torch.hub.get_dir(), exist_ok=True)
-            teacher_logits.download(GLUE_URL + name, archive, sha256)
+            if not teacher_logits.download(GLUE_URL + name, archive, sha256):
+                raise BadInput("it is no longer there")
         with zipfile.ZipFile(archive) as z:
             for ending, member in files.items():  # the training rows last: all or nothing
                 with z.open(f"{folder}/{member}.tsv") as rows, writing(stem + ending + ".tsv") as f:
@@ -405,54 +401,79 @@ def fetch_glue(path: str) -> None:
                        f"{stem}.dev.tsv. sample.tsv works offline") from None
 
 
-def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:
-    """Make the file unless it lies there and the same recipe made it, or somebody else."""
-    book = args.data.removesuffix(".tsv") + ".made.json"
+def notes(data: str) -> dict[str, dict]:
+    """STEM.made.json: for each file what it was made from, and the sha256 it then had."""
     try:
-        with open(book, encoding="utf-8") as f:
-            notes = json.load(f)
+        with open(data.removesuffix(".tsv") + ".made.json", encoding="utf-8") as f:
+            return json.load(f)
     except (FileNotFoundError, ValueError):
-        notes = {}
-    note = notes.get(os.path.basename(path), {})
+        return {}
+
+
+def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:
+    """Make the file, unless it lies there and the same recipe made it, or somebody else did."""
+    old = notes(args.data).get(os.path.basename(path))
     if os.path.exists(path) and not args.fresh:
-        if note.get("sha256") != teacher_logits.digest([path]):
-            print(f"         {path} is not of our making: taken as it is (--fresh makes it anew)")
+        if foreign(path, args):
             return
-        changed = [k for k in recipe if note["recipe"].get(k) != recipe[k]]
+        changed = [k for k in recipe if old["recipe"].get(k) != recipe[k]]
         if not changed:
             print(f"         {path} lies there, made from the same: taken up")
             return
         print(f"         {path} was made from another {', '.join(changed)}: made anew")
     make()
-    notes[os.path.basename(path)] = {"recipe": recipe, "sha256": teacher_logits.digest([path])}
-    with writing(book) as f:
-        f.write(json.dumps(notes, indent=1).encode())
+    new = {os.path.basename(path): {"recipe": recipe, "sha256": teacher_logits.digest([path])}}
+    with writing(args.data.removesuffix(".tsv") + ".made.json") as f:
+        f.write(json.dumps(notes(args.data) | new, indent=1).encode())
 
 
-def whole_run(args) -> tuple[str, str, dict | None]:
-    """Teacher, transfer set, logits, each where it is missing; -> logits, teacher, its dev score."""
-    stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
-    transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
-    known, name = teacher_logits.TEACHERS.get(os.path.basename(stem)), args.teacher
-    name = name or (known.hub if known else "scratch")
+def foreign(path: str, args) -> bool:
+    """Does somebody else's file lie there: from another machine, or by a script alone?"""
+    old = notes(args.data).get(os.path.basename(path), {})
+    other = os.path.exists(path) and not args.fresh and \
+        old.get("sha256") != teacher_logits.digest([path])
+    if other:
+        print(f"         {path} is not of this run's making: taken as it is (--fresh makes anew)")
+    return other
+
+
+def choose_teacher(args) -> tuple[str, str]:
+    """The teacher's name and folder. A default may give way to `scratch`, loudly; a wish not."""
+    known = teacher_logits.TEACHERS.get(os.path.basename(args.data.removesuffix(".tsv")))
+    name = args.teacher or (known.hub if known else "scratch")
     step("teacher", f"python teacher_logits.py --fine-tune {args.data} --teacher scratch"
-         if name == "scratch" else f"{name}, from torch.hub's cache, the hub, or a folder here")
+         if name == "scratch" else f"{name}, a folder here, or from the hub")
     try:
-        folder = teacher_logits.prepare(name, args.data, args.device, args.seed)
+        return name, teacher_logits.prepare(name, args.data, args.device)
     except teacher_logits.Unreachable as error:
         if args.teacher:
             raise
-        print(f"\n!!!!!!!! {error}\n!!!!!!!! going on with --teacher scratch, a small BERT trained "
-              "here: its figures are not BERT's\n")
-        name, folder = "scratch", teacher_logits.prepare("scratch", args.data, args.device, args.seed)
-    score = None
+        print(f"\n!!!!!!!! {error}\n!!!!!!!! Going on with --teacher scratch, a small BERT that is "
+              "trained here: its figures are not BERT's.\n")
+        return "scratch", teacher_logits.prepare("scratch", args.data, args.device)
+
+
+def whole_run(args) -> tuple[str, str, dict | None]:
+    """Teacher, transfer set, logits, where they are missing -> logits, teacher, its dev score.
+
+    The transfer set and the teacher do not depend on --seed: labelling takes hours.
+    """
+    stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
+    transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
+    if foreign(logits, args):
+        return logits, logits, None
+    name, folder = choose_teacher(args)
+    score, tries = None, args.n_iter
     if os.path.exists(dev):
         score = {"acc": teacher_logits.accuracy(folder, dev, order, args.device)}
         print(f"teacher  {name}: dev acc {score['acc']:.4f}")
-    tries = args.n_iter
-    step("augment", f"python augment.py {args.data}" + (f" --n-iter {tries}" if tries else ""))
-    made(transfer, {"rows": teacher_logits.digest([args.data]), "n_iter": tries, "seed": args.seed},
-         args, lambda: augment.transfer_set(args.data, transfer, tries, seed=args.seed))
+    if name == "scratch":
+        tries = SCRATCH_N_ITER if tries is None else tries
+        args.epochs = args.epochs or SCRATCH_EPOCHS
+        print(f"note     for a teacher from scratch: n_iter {tries}, at most {args.epochs} epochs")
+    step("augment", f"python augment.py {args.data}" + ("" if tries is None else f" --n-iter {tries}"))
+    made(transfer, {"rows": teacher_logits.digest([args.data]), "n_iter": tries}, args,
+         lambda: augment.transfer_set(args.data, transfer, tries))
     step("label", f"python teacher_logits.py {transfer} --teacher {folder}")
     made(logits, {"rows": teacher_logits.digest([transfer]), "label order": order,
                   "teacher": teacher_logits.digest(teacher_logits.files(folder))}, args,
@@ -461,6 +482,7 @@ def whole_run(args) -> tuple[str, str, dict | None]:
 
 
 def step(name: str, alone: str) -> None:
+    """Name a step, with the command that does it alone."""
     print(f"\n== {name}: {alone}", flush=True)
 
 
@@ -541,7 +563,7 @@ def arguments() -> argparse.Namespace:
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400)")
     add("--dropout", type=float, default=0.1, help="ours, 0.1: the authors' code, not the paper")
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
-    add("--epochs", type=int, default=30, help="at most (ours, 30: the authors' code)")
+    add("--epochs", type=int, help="at most (ours, 30: the authors' code; scratch: see its note)")
     add("--patience", type=int, default=5, help="epochs without a better dev accuracy (ours: 5)")
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu")
@@ -561,6 +583,7 @@ def main() -> None:
     args = arguments()
     args.device, source, teacher, score = pick_device(args.device), args.data, "none", None
     output = (args.output or args.data.removesuffix(".tsv")).removesuffix(".student.pt")
+    asked = args.epochs
     fetch_glue(args.data)
     if args.table2:
         return table2(args)
@@ -569,10 +592,11 @@ def main() -> None:
     elif args.alpha < 1:
         source, teacher, score = whole_run(args)
         step("distil", f"python distill.py {args.data} --logits {source}")
+    args.epochs = args.epochs or 30
     student = distil(args, source, args.alpha, output, teacher)
     if args.table1:
         step("hard labels", f"python distill.py {args.data} --alpha 1")
-        args.logits = None
+        args.logits, args.epochs = None, asked or 30
         hard = distil(args, args.data, 1, output + ".hard", "none")
         table1(args, teacher, [score, student, hard])
 

@@ -11,11 +11,9 @@ Left out on purpose: models that are not BERT, half precision, gradient accumula
 Letters: B rows, T pieces, D width, C classes.
 """
 import argparse
-import glob
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import socket
@@ -23,10 +21,12 @@ import sys
 import time
 import unicodedata
 from collections import Counter, namedtuple
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from glob import escape, glob
 from itertools import islice
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -38,15 +38,14 @@ from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_de
                     save, span, writing)
 
 
-Known = namedtuple("Known", "hub labels accuracy")  # owner/name, its outputs in order, on GLUE's dev
-# By the data's stem. ours: bert-base, which a laptop can bear; the paper's size, with GLUE's own
-# label order, is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli. The accuracy is the one
-# in TextAttack's list of models; None: no figure at hand.
-TEACHERS = {
-    "sst2": Known("textattack/bert-base-uncased-SST-2", ["0", "1"], 0.9243),
-    "qqp": Known("textattack/bert-base-uncased-QQP", ["0", "1"], None),
-    "mnli": Known("textattack/bert-base-uncased-MNLI", "contradiction entailment neutral".split(),
-                  None)}
+# By the data's stem: a name on the hub, what its outputs stand for, its accuracy on GLUE's dev set as
+# TextAttack's list of models has it (None: no figure at hand). ours: bert-base, which a laptop can
+# bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
+Known = namedtuple("Known", "hub labels accuracy")
+TEACHERS = {"sst2": Known("textattack/bert-base-uncased-SST-2", ("0", "1"), 0.9243),
+            "qqp": Known("textattack/bert-base-uncased-QQP", ("0", "1"), None),
+            "mnli": Known("textattack/bert-base-uncased-MNLI",
+                          ("contradiction", "entailment", "neutral"), None)}
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
 
 # ---- WordPiece -----------------------------------------------------------------------------------
@@ -59,14 +58,14 @@ Pieces = tuple[list[int], int]  # ids, and how many of them make up [CLS] a [SEP
 
 @lru_cache(maxsize=None)
 def character(c: str, uncased: bool) -> str:
-    """What a character becomes; words are then what stands between blanks."""
+    """What becomes of a character; words are then what stands between blanks."""
     kind = unicodedata.category(c)
-    if kind[0] == "Z" or c in "\t\n\r":
+    if kind in ("Zs", "Zl", "Zp") or c in "\t\n\r":
         return " "
-    if kind[0] == "C" or c == "\ufffd" or uncased and kind == "Mn":
-        return ""         # control characters; accents, which NFD split from their letters
+    if kind in ("Cc", "Cf", "Co") or c == "\ufffd" or uncased and kind == "Mn":
+        return ""        # control characters; accents, which NFD split from their letters
     if kind[0] == "P" or c.isascii() and not c.isalnum() or IDEOGRAPH.match(c):
-        return f" {c} "   # $ + < = > ^ ` | ~ are punctuation here
+        return f" {c} "  # $ + < = > ^ ` | ~ are punctuation here
     return c.lower() if uncased else c
 
 
@@ -91,15 +90,14 @@ class WordPiece:
 
     def pieces(self, word: str) -> list[int]:
         """The longest piece that fits, again and again: unaffable -> un ##aff ##able"""
-        found, rest = [], word if len(word) <= 100 else ""  # 100: BERT's own limit
-        while rest:
-            start = "##" if found else ""
-            ends = (e for e in range(len(rest), 0, -1) if start + rest[:e] in self.number)
-            if not (end := next(ends, 0)):
-                return [self.number["[UNK]"]]
-            found.append(self.number[start + rest[:end]])
-            rest = rest[end:]
-        return found or [self.number["[UNK]"]]
+        found, at, end = [], 0, len(word) if len(word) <= 100 else 0  # 100: BERT's own limit
+        while at < end:
+            piece = self.number.get(("##" if at else "") + word[at:end])
+            if piece is None:
+                end -= 1
+            else:
+                found, at, end = found + [piece], end, len(word)
+        return found if at == len(word) else [self.number["[UNK]"]]
 
     def encode(self, texts: tuple[str, ...]) -> Pieces:
         """[CLS] a [SEP], or [CLS] a [SEP] b [SEP]; of a pair the longer is shortened first."""
@@ -124,9 +122,10 @@ def named(**modules: nn.Module) -> nn.ModuleDict:
 class Layer(nn.Module):
     """Attention, then two linear maps of each piece; each is added to its input and normalised."""
 
-    def __init__(self, d: int, inner: int, heads: int, eps: float):
+    def __init__(self, config: dict):
         super().__init__()
-        self.heads = heads
+        d, inner, eps = (config[k] for k in ("hidden_size", "intermediate_size", "layer_norm_eps"))
+        self.heads = config["num_attention_heads"]
         self.attention = named(
             self=named(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
             output=named(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
@@ -150,16 +149,14 @@ class Bert(nn.Module):
 
     def __init__(self, config: dict, classes: int):
         super().__init__()
-        d, eps = config["hidden_size"], config.get("layer_norm_eps", 1e-12)
-        layers = (Layer(d, config["intermediate_size"], config["num_attention_heads"], eps)
-                  for _ in range(config["num_hidden_layers"]))
+        d, layers = config["hidden_size"], range(config["num_hidden_layers"])
         self.bert = named(
             embeddings=named(
                 word_embeddings=nn.Embedding(config["vocab_size"], d),
                 position_embeddings=nn.Embedding(config["max_position_embeddings"], d),
                 token_type_embeddings=nn.Embedding(config["type_vocab_size"], d),
-                LayerNorm=nn.LayerNorm(d, eps)),
-            encoder=named(layer=nn.ModuleList(layers)),
+                LayerNorm=nn.LayerNorm(d, config["layer_norm_eps"])),
+            encoder=named(layer=nn.ModuleList(Layer(config) for _ in layers)),
             pooler=named(dense=nn.Linear(d, d)))
         self.classifier = nn.Linear(d, classes)
 
@@ -188,22 +185,28 @@ def batch(rows: list[Pieces], device: torch.device, width: int = 0) -> tuple:
 
 
 # ours: so many pieces a batch, padding counted, are full speed on two cores and on a GPU. One rule
-# everywhere: a logit's last digits depend on how batches are cut.
+# everywhere: a logit's last digits depend on how batches are cut, and on the threads that share one
+# product; so on a CPU each batch has one thread, and the cores work on several batches at a time.
 BATCH_PIECES = 4096
 
 
-@torch.inference_mode()
 def predict(model: Bert, rows: list[Pieces], seen: Callable = lambda n: None) -> Tensor:
     """Logits (B, C) on the CPU, in the rows' order; batches are made of rows of like length."""
-    model.eval()
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
-    out, at = [], 0
-    while at < len(order):
-        part = order[at:at + BATCH_PIECES // len(rows[order[at]][0])]
-        out.append(model(*batch([rows[i] for i in part], model.classifier.weight.device)))
-        at += len(part)
+    device, threads = model.classifier.weight.device, torch.get_num_threads()
+    order, parts = sorted(range(len(rows)), key=lambda i: -len(rows[i][0])), []
+    while at := order[sum(map(len, parts)):]:
+        parts.append(at[:BATCH_PIECES // len(rows[at[0]][0])])
+
+    @torch.inference_mode()
+    def run(part: list[int]) -> Tensor:
         seen(len(part))
-    logits = torch.cat(out).cpu()
+        return model(*batch([rows[i] for i in part], device))
+
+    model.eval()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
+        logits = torch.cat(list(pool.map(run, parts))).cpu()
+    torch.set_num_threads(threads)
     return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
 
 
@@ -213,13 +216,7 @@ SIZES = {"vocab_size": 1 << 20, "hidden_size": 1 << 13, "num_hidden_layers": 100
          "num_attention_heads": 1 << 8, "intermediate_size": 1 << 16,
          "max_position_embeddings": 1 << 16, "type_vocab_size": 100}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-TO_LABEL, TO_FINE_TUNE, TO_TRAIN = (), ("classifier.", "bert.pooler."), ("",)
-
-
-class Checkpoint(NamedTuple):
-    config: dict
-    vocabulary: list[str]
-    weights: dict[str, Tensor]
+Checkpoint = namedtuple("Checkpoint", "config vocabulary weights")  # dict, list, name -> Tensor
 
 
 @contextmanager
@@ -241,19 +238,18 @@ def files(folder: str) -> list[str]:
 
 def digest(paths: list[str]) -> str:
     """The sha256 of these files, one after the other."""
-    h = hashlib.sha256()
+    total = hashlib.sha256()
     for path in paths:
-        with reading(path), open(path, "rb") as f:
-            for block in iter(lambda: f.read(1 << 20), b""):
-                h.update(block)
-    return h.hexdigest()
+        with reading(path):
+            total.update(np.memmap(path, np.uint8, "r"))
+    return total.hexdigest()
 
 
 def read_checkpoint(folder: str) -> Checkpoint:
     """Its files, checked before memory is taken for what they claim. Raises BadInput."""
     config, vocabulary, weights = files(folder)
     with reading(config), open(config, encoding="utf-8") as f:
-        c = json.loads(f.read(1 << 20))
+        c = {"layer_norm_eps": 1e-12} | json.loads(f.read(1 << 20))
         bad = [k for k, only in FIXED.items() if c.get(k, only) != only]
         bad += [k for k, n in SIZES.items() if type(c.get(k)) is not int or not 0 < c[k] <= n]
         if bad or c["hidden_size"] % c["num_attention_heads"] or c["type_vocab_size"] < 2:
@@ -264,8 +260,8 @@ def read_checkpoint(folder: str) -> Checkpoint:
             raise ValueError(f"{len(pieces)} pieces; expected {c['vocab_size']}, as config.json "
                              f"has it, and {' '.join(SPECIAL)} among them")
     with reading(weights):
-        read = load if weights.endswith(".bin") else read_safetensors
-        return Checkpoint(c, pieces, dict(modern(read(weights))))
+        old = (load if weights.endswith(".bin") else read_safetensors)(weights)
+        return Checkpoint(c, pieces, modern(old))
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
@@ -284,22 +280,20 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     return state
 
 
-def modern(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def modern(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names of old checkpoints and of bare encoders made today's; what is no part left out."""
-    for name, tensor in weights.items():
-        name = re.sub("LayerNorm.gamma$", "LayerNorm.weight", name)
-        name = re.sub("LayerNorm.beta$", "LayerNorm.bias", name)
-        if not name.startswith("cls.") and not name.endswith("position_ids"):
-            if not tensor.is_floating_point() or not tensor.is_contiguous():
-                raise ValueError(f"{name} holds no plain numbers")
-            yield name if name.startswith(("bert.", "classifier.")) else "bert." + name, tensor
+    if not all(w.dtype in DTYPES.values() and w.is_contiguous() for w in weights.values()):
+        raise ValueError("its weights are not plain numbers")
+    new = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): w for name, w in
+           weights.items() if not name.startswith("cls.") and not name.endswith("position_ids")}
+    return {re.sub(r"^(?!bert\.|classifier\.)", "bert.", name): w for name, w in new.items()}
 
 
-def build(start: Checkpoint, classes: int, fresh: tuple[str, ...] = TO_LABEL) -> Bert:
-    """A model of its own with these weights; those whose names begin as `fresh` says may lack."""
+def build(start: Checkpoint, classes: int, fresh: tuple[str, ...] = ()) -> Bert:
+    """A model with these weights, copied; those whose names begin as `fresh` says may be missing."""
     with torch.device("meta"):  # takes no memory
         model = Bert(start.config, classes)
-    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in start.weights.items()}
+    weights = {name: w.to(torch.float32, copy=True) for name, w in start.weights.items()}
     for name, like in model.state_dict().items():
         if name not in weights and name.startswith(fresh):  # begun as BERT was begun
             weights[name] = torch.randn(like.shape) * 0.02 if like.dim() > 1 else \
@@ -322,7 +316,7 @@ def load_teacher(folder: str, device: torch.device, found: set[str],
         model = build(start, classes).to(device)
     own, numbers = start.config.get("id2label"), [str(i) for i in range(classes)]
     own = [str(own.get(i)) for i in numbers] if isinstance(own, dict) else []
-    table = [t.labels for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
+    table = [list(t.labels) for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
     for names in [wish] if wish else [own, *table, numbers, class_order(found)]:
         if len(names) == len(set(names)) == classes and set(found or numbers) <= set(names):
             tokens = WordPiece(start.vocabulary, start.config["max_position_embeddings"])
@@ -383,11 +377,12 @@ def download(url: str, path: str, sha256: str | None = None) -> bool:
 
 
 # ---- Training a teacher (§4) ---------------------------------------------------------------------
-RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4
+RATES = [2e-5, 3e-5, 4e-5, 5e-5]           # §4
+FRESH = ("bert.pooler.", "classifier.")    # what a checkpoint may lack that is to be fine-tuned
 # ours: what two cores train from nothing in a minute or two
 SCRATCH = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
            "intermediate_size": 512, "max_position_embeddings": 128, "type_vocab_size": 2}
-SCRATCH_RATE, SCRATCH_EPOCHS = 5e-4, 12
+SCRATCH_RATES, SCRATCH_EPOCHS = [5e-4], 12
 
 
 def stem(path: str) -> str:
@@ -400,7 +395,7 @@ def prepare(teacher: str | None, data: str, device: torch.device, seed: int = 0)
     known = TEACHERS.get(os.path.basename(stem(data)))
     teacher = teacher or (known.hub if known else "scratch")
     if teacher == "scratch":
-        return fine_tune(data, teacher, device, [SCRATCH_RATE], SCRATCH_EPOCHS, seed=seed)
+        return fine_tune(data, teacher, device, SCRATCH_RATES, SCRATCH_EPOCHS, seed=seed)
     return teacher if os.path.isdir(teacher) else fetch(teacher)
 
 
@@ -411,7 +406,7 @@ def scratch(rows: list[Row]) -> Checkpoint:
     letters = sorted({c for word in count for c in word})
     common = [word for word, n in count.most_common(20000) if n > 1]
     pieces = list(dict.fromkeys(SPECIAL + letters + ["##" + c for c in letters] + common))
-    return Checkpoint({"model_type": "bert", "vocab_size": len(pieces), **SCRATCH}, pieces, {})
+    return Checkpoint(SCRATCH | {"vocab_size": len(pieces), "layer_norm_eps": 1e-12}, pieces, {})
 
 
 def right(model: Bert, tokens: WordPiece, names: list[str], rows: list[Row]) -> float:
@@ -442,7 +437,7 @@ def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
 
 
 def fine_tune(data: str, start: str, device: torch.device, rates: list[float] = RATES,
-              epochs: int = 3, size: int = 32, seed: int = 0) -> str:
+              epochs: int = 3, batch_size: int = 32, seed: int = 0) -> str:
     """Train the checkpoint in folder `start`, or "scratch"; the best on dev -> STEM.teacher.
 
     Each epoch begins with the state that the one before it left in `run`, which is also what the
@@ -450,32 +445,34 @@ def fine_tune(data: str, start: str, device: torch.device, rates: list[float] = 
     """
     rows, dev, classes = labelled(data)
     folder, new = stem(data) + ".teacher", start == "scratch"
-    origin, fresh = (scratch(rows), TO_TRAIN) if new else (read_checkpoint(start), TO_FINE_TUNE)
     made = {"start": start if new else digest(files(start)), "rates": rates, "epochs": epochs,
-            "size": size, "seed": seed, "model": origin.config,
+            "batch_size": batch_size, "seed": seed, "model": new and SCRATCH,
             "rows": hashlib.sha256(repr([r[1:] for r in rows + dev]).encode()).hexdigest()}
-    if lies_there(folder, made):
+    if there(folder, made):
         return folder
+    origin = scratch(rows) if new else read_checkpoint(start)
     origin = origin._replace(weights={k: w for k, w in origin.weights.items() if k[:5] == "bert."})
-    run = load(folder + ".state") if os.path.exists(folder + ".state") else {}
+    run, state = {}, folder + ".state"
+    if os.path.exists(state):
+        run = load(state)
     if run.get("made") != made:
-        run = {"made": made, "done": 0, "best": -1.0, "kept": {}, "weights": {}, "adam": {}}
+        run = {"made": made, "done": 0, "best": -1.0}
     tokens = WordPiece(origin.vocabulary, origin.config["max_position_embeddings"])
     examples = [(tokens.encode(r.texts), r.logits or classes.index(r.label)) for r in rows]
     for n in range(run["done"], len(rates) * epochs):
-        (rate, epoch), began = (rates[n // epochs], n % epochs), time.monotonic()
-        chance = random.Random(f"{seed} {rate} {epoch}")
-        torch.manual_seed(chance.getrandbits(60))
-        begin = origin._replace(weights=run["weights"]) if epoch else origin
-        model = build(begin, len(classes), fresh).to(device)
-        adam = torch.optim.Adam(model.parameters(), rate, fused=True)                    # §4
-        if epoch:
-            adam.load_state_dict(run["adam"])
-        loss = train(model, adam, examples, size, rate, epoch, epochs, chance)
-        weights, score = model.state_dict(), right(model, tokens, classes, dev)
-        run |= {"done": n + 1, "weights": weights, "adam": adam.state_dict()}
-        run |= {"best": score, "kept": weights} if score > run["best"] else {}
-        save(folder + ".state", run)
+        rate, epoch, began = rates[n // epochs], n % epochs, time.monotonic()
+        chance = np.random.default_rng([seed, n])
+        torch.manual_seed(int(chance.integers(1 << 60)))
+        with reading(state if epoch else files(start)[2]):
+            begin = origin._replace(weights=run["weights"]) if epoch else origin
+            model = build(begin, len(classes), ("",) if new else FRESH).to(device)
+            adam = torch.optim.Adam(model.parameters(), rate, fused=True)                # §4
+            adam.load_state_dict(run["adam"] if epoch else adam.state_dict())
+        loss = train(model, adam, examples, batch_size, rate, epoch, epochs, chance)
+        score = right(model, tokens, classes, dev)
+        run |= {"done": n + 1, "weights": model.state_dict(), "adam": adam.state_dict()}
+        run |= {"best": score, "kept": run["weights"]} if score > run["best"] else {}
+        save(state, run)
         print(f"lr {rate:g}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}  dev {score:.4f}  "
               f"{span(time.monotonic() - began)}", flush=True)
     keep(folder, origin, classes, run)
@@ -483,10 +480,10 @@ def fine_tune(data: str, start: str, device: torch.device, rates: list[float] = 
 
 
 def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: float, epoch: int,
-          epochs: int, chance: random.Random) -> float:
+          epochs: int, chance: np.random.Generator) -> float:
     """One epoch in batches of like length; the mean loss."""
     model.train()
-    order = chance.sample(examples, len(examples))
+    order = [examples[i] for i in chance.permutation(len(examples))]
     pools = (sorted(order[i:i + 50 * size], key=lambda example: len(example[0][0]))
              for i in range(0, len(order), 50 * size))
     batches = [pool[i:i + size] for pool in pools for i in range(0, len(pool), size)]
@@ -509,22 +506,21 @@ def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: 
     return float(losses) / len(order)
 
 
-def lies_there(folder: str, made: dict) -> bool:
-    """Is there the teacher that these rows and settings make? Only our own is ever replaced."""
+def there(folder: str, made: dict) -> bool:
+    """Does the teacher lie there that these rows and settings make? `scratch` replaces no other."""
     while True:
-        try:
+        old = {}
+        with suppress(BadInput):
             old = read_checkpoint(folder).config.get("made", {})
-        except BadInput:
-            old = {}
         if old == made:
-            print(f"{folder}: there already, made from these rows and settings")
+            print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
         elif os.path.isdir(folder) and made["start"] == "scratch" != old.get("start"):
-            raise BadInput(f"{folder}: not from scratch; say --teacher {folder}, or move it away")
+            raise BadInput(f"{folder} is not from scratch; say --teacher {folder}, or move it away")
         elif RANK:
-            time.sleep(0.5)  # the first process trains; if it fails, torchrun ends us all
+            time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
             continue
-        elif os.path.isdir(folder):
-            print(f"{folder}: made from other rows or settings; trained anew")
+        elif old:
+            print(f"teacher  {folder} was trained on other rows or in another way: trained anew")
         return old == made
 
 
@@ -567,24 +563,20 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     made = digest([data, *files(folder)]) + ",".join(names)
     parts = f"{output}.parts-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
     if RANK == 0 and not os.path.isdir(parts):
-        for stale in glob.glob(glob.escape(output) + ".parts-*"):
+        for stale in glob(escape(output) + ".parts-*"):
             print(f"{stale}: begun with other rows, another teacher or label order; starting anew")
             shutil.rmtree(stale, ignore_errors=True)
         if sample:
             check(teacher, sample, count, total)
     os.makedirs(parts, exist_ok=True)
     chunks = [os.path.join(parts, f"{k:06}.tsv") for k in range(-(-total // CHUNK))]
-    missing = [k for k, path in enumerate(chunks) if not os.path.exists(path)]
-    progress = Progress("labelling", len(missing) * CHUNK // WORLD)
-    rows = iter(table)
-    for k, path in enumerate(chunks):  # first one's own share, in one reading of the input
-        part = list(islice(rows, CHUNK))
-        if k % WORLD == RANK and k in missing:
-            write_chunk(path, part, teacher, progress)
-    while missing := [k for k, path in enumerate(chunks) if not os.path.exists(path)]:
-        k = missing[-1]  # then what others have not come to: they work forwards, so from the end
-        part = list(islice(table, k * CHUNK, (k + 1) * CHUNK))
-        write_chunk(chunks[k], part, teacher, progress)
+    progress = Progress("labelling", total)
+    for own in (True, False):  # first one's own share, then whatever is still missing
+        rows = iter(table)
+        for k, path in enumerate(chunks):
+            part = list(islice(rows, CHUNK))
+            if not os.path.exists(path) and (k % WORLD == RANK or not own):
+                write_chunk(path, part, teacher, progress)
     join(parts, chunks, output, table.pair, class_order(names))
 
 
