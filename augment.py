@@ -116,8 +116,8 @@ class Tagger:
     def options(self, word: str) -> list[tuple[str, int]]:
         """The tags that a word may have, with the score of P(word given tag).
 
-        ours: none that is less than 0.03 as probable as its likeliest; 1.7 a word are left, which
-        is three times as fast and no less accurate.
+        ours: none that is less than 0.03 as probable as its likeliest. 1.9 a word are left, not
+        the 6.3 at 0.0001: five times as fast, and 0.0006 less accurate on EWT's dev part.
         """
         p = self.share
         for hint in hints(word):

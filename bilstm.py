@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from array import array
 from collections import Counter
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ class Rows:
         self.names = names = next(self._lines(), (1, []))[1]
         found = next((c for c in TEXT_COLUMNS if set(c) <= set(names)), None)
         if not found:
-            raise BadInput(f"{path}, line 1: expected a header with sentence, or with sentence1 "
-                           f"and sentence2 (README: files), found {' '.join(names)[:80]!r}")
+            raise BadInput(f"{path}, line 1: expected a header with sentence, or sentence1 and "
+                           f"sentence2 (README), found {' '.join(names)[:80] or 'nothing'}")
         self.columns, self.pair = [names.index(c) for c in found], len(found) == 2
         self.label = next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
         self.logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
@@ -67,18 +68,19 @@ class Rows:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells); quietly takes a byte-order mark, CRLF, a last line without end."""
-        n = 0
         try:
             with open(self.path, "rb") as f:
                 for n, raw in enumerate(iter(lambda: f.readline(LONGEST_LINE), b""), start=1):
                     if len(raw) == LONGEST_LINE:
-                        raise ValueError("longer than a mebibyte; is this a TSV?")
+                        raise BadInput(f"{self.path}, line {n}: longer than a mebibyte; is this a "
+                                       "TSV?")
                     text = raw.decode("utf-8-sig" if n == 1 else "utf-8")
                     yield n, text.rstrip("\r\n").split("\t")
-        except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
-            where = "" if isinstance(error, OSError) else f", line {n}"
-            reason = getattr(error, "strerror", None) or error
-            raise BadInput(f"{self.path}{where}: {reason}") from None
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.path}, line {n}: not UTF-8 ({error.reason}); save it as UTF-8") \
+                from None
+        except OSError as error:
+            raise BadInput(f"{self.path}: {error.strerror}") from None
 
     def __iter__(self) -> Iterator[Row]:
         self.dropped.clear()
@@ -137,8 +139,8 @@ PIECE = re.compile(r"""
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*  # well-made, u.s, r&b, 2,500
           (?: [-.'] $ )?                                         # a final period: see split_token
   | . """, re.X)
-CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))$"
-                    r"|(can)(not)$|(gon|wan)(na)$|(got)(ta)$|(gim|lem)(me)$")
+CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"
+                    r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
 
 
 @lru_cache(maxsize=1 << 18)
@@ -149,18 +151,19 @@ def split_token(token: str) -> tuple[str, ...]:
     the text's last: real questions hold several sentences.
     """
     out: list[str] = []
-    for piece in PIECE.findall(token.replace("’", "'")):
-        end = ""
-        piece = piece if piece == UNKNOWN else piece.lower()
+    lower = UNKNOWN.join(part.lower() for part in token.replace("’", "'").split(UNKNOWN))
+    for piece in PIECE.findall(lower):
+        tail: list[str] = []
         if piece[-1] == "." and piece.strip("."):
             short = piece[:-1] in ABBREVIATIONS or "." in piece[:-1]
             if not short and not (len(piece) == 2 and piece[0].isalpha()):  # mr.  u.s.  j.
-                piece, end = piece[:-1], "."
+                piece, tail = piece[:-1], ["."]
         elif piece[-1] == "'" and piece.strip("'") and piece not in ("ol'", "'n'"):
-            piece, end = piece[:-1], "'"
-        clitic = CLITIC.match(piece)
-        out += [part for part in clitic.groups() if part] if clitic else [piece]
-        out += [end] if end else []
+            piece, tail = piece[:-1], ["'"]
+        while clitic := CLITIC.fullmatch(piece):  # shouldn't've: two of them
+            piece, end = [part for part in clitic.groups() if part]
+            tail = [end, *tail]
+        out += [piece, *tail]
     return tuple(out)
 
 
@@ -358,9 +361,10 @@ def load_student(path: str, device: torch.device) -> tuple[BiLSTM, dict[str, int
     state = load(path)
     try:
         weights, vocabulary, labels = state["weights"], state["vocabulary"], state["labels"]
-        if len(vocabulary) != len(weights["frozen.weight"]) or vocabulary[0] != UNKNOWN or \
-                not all(w.is_contiguous() and w.dtype == torch.float32 for w in weights.values()):
-            raise ValueError("its vocabulary or the form of its weights")
+        if len(vocabulary) != len(weights["frozen.weight"]) or vocabulary[0] != UNKNOWN:
+            raise ValueError("vocabulary and embeddings do not fit")
+        if not all(w.is_contiguous() and w.dtype == torch.float32 for w in weights.values()):
+            raise ValueError("weights are not plain float32")
         with torch.device("meta"):  # takes no memory for what a file claims
             model = BiLSTM(weights["frozen.weight"].to("meta"), len(labels),
                            weights["lstm.weight_hh_l0"].shape[1], len(weights["fc.weight"]),
@@ -447,7 +451,8 @@ def save(path: str, state: dict) -> None:
 def load(path: str) -> dict:
     """torch.load with weights_only: nothing in the file can run code. Raises BadInput."""
     try:
-        with open(path, "rb") as f:
+        with open(path, "rb") as f, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles, which are refused below
             return torch.load(f, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
@@ -460,8 +465,8 @@ def pick_device(name: str | None) -> torch.device:
     try:
         best = "cuda" if torch.cuda.is_available() else \
             "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.empty(0, device=name or best).device
-    except (RuntimeError, AssertionError) as error:
+        return torch.ones(1, device=name or best).to("cpu") and torch.device(name or best)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BadInput(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
@@ -490,9 +495,21 @@ def main() -> None:
             print("index\tprediction")
             sys.stdout.writelines(lines)
         return
-    typed = (tuple(line.rstrip("\r\n").split("\t")) for line in sys.stdin)
-    for p, texts in _answers(model, number, typed, 1 if sys.stdin.isatty() else 4096):
+    for p, texts in _answers(model, number, _typed(2 if model.pair else 1),
+                             1 if sys.stdin.isatty() else 4096):
         print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t" + "\t".join(texts), flush=True)
+
+
+def _typed(sides: int) -> Iterator[tuple[str, ...]]:
+    for n, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            texts = tuple(line.decode("utf-8").rstrip("\r\n").split("\t"))
+        except UnicodeDecodeError:
+            raise BadInput(f"standard input, line {n}: not UTF-8") from None
+        if len(texts) != sides:
+            raise BadInput(f"standard input, line {n}: {len(texts) - 1} tabs; expected "
+                           f"{['one sentence', 'two sentences, with a tab between'][sides - 1]}")
+        yield texts
 
 
 def _answers(model: BiLSTM, number: dict[str, int], rows: Iterable[tuple[str, ...]],
@@ -502,9 +519,6 @@ def _answers(model: BiLSTM, number: dict[str, int], rows: Iterable[tuple[str, ..
     while part := list(islice(rows, window)):
         encoded = Encoded(model.pair)
         for texts in part:
-            if len(texts) != encoded.sides:
-                raise BadInput(f"standard input: {encoded.sides} sentence(s) a line expected, "
-                               f"with a tab between; found {len(texts)}")
             encoded.add(texts, lambda word: number.get(word, 0))
         encoded.freeze(next(model.parameters()).device)
         yield from zip(predict(model, encoded).softmax(1), part)

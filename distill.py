@@ -268,19 +268,19 @@ def resume(path: str, recipe: dict, fresh: bool, model: BiLSTM, optimizer: list)
     if fresh or not os.path.exists(path):
         return state
     old = load(path)
-    was = old.get("recipe", {})
-    changed = [k for k in recipe if was.get(k) != recipe[k]]
-    if changed:
-        print(f"note     {path} is from other settings ({', '.join(changed)}): starting anew")
-        return state
     try:
+        changed = [k for k in recipe if old["recipe"].get(k) != recipe[k]]
+        if changed:
+            print(f"note     {path} is from other settings ({', '.join(changed)}): starting anew")
+            return state
         model.load_state_dict(old.pop("model"), strict=False)
         for o, saved in zip(optimizer, old.pop("optimizer")):
             o.load_state_dict(saved)
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise BadInput(f"{path}: damaged ({str(error)[:80]}); remove it, or use --fresh") from None
-    print(f"note     {path}: going on after epoch {old['epoch']}")
-    return old
+        print(f"note     {path}: going on after epoch {old['epoch']}")
+        return {key: old[key] for key in state}
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: damaged ({' '.join(str(error).split())[:80]}); remove it, or use "
+                       "--fresh") from None
 
 
 def digest(*parts) -> str:
@@ -317,7 +317,11 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
            "; their vectors start at random (the paper's are word2vec: --vectors FILE)"))
     devs = {name: Data(path, lambda word: vocabulary.get(word, 0), data.classes)
             for name, path in beside.items() if name != "test"}
-    for some in [data, *devs.values()]:
+    for path, some in [(source, data), *((beside[name], dev) for name, dev in devs.items())]:
+        if some.table.pair != data.table.pair:
+            raise BadInput(f"{path}: pairs beside single sentences; {source} has the other kind")
+        if (some.labels < 0).all() and (some is not data or "dev" not in devs):
+            raise BadInput(f"{path}: no row has a label, and dev needs some")
         some.freeze(args.device)
     if "dev" not in devs:
         data, held = hold_out(data, args.seed)
@@ -405,9 +409,10 @@ def notes(data: str) -> dict[str, dict]:
     """STEM.made.json: for each file what it was made from, and the sha256 it then had."""
     try:
         with open(data.removesuffix(".tsv") + ".made.json", encoding="utf-8") as f:
-            return json.load(f)
-    except (FileNotFoundError, ValueError):
-        return {}
+            return {name: {"recipe": dict(note["recipe"]), "sha256": note["sha256"]}
+                    for name, note in json.load(f).items()}
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # none yet, or not ours
 
 
 def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:
@@ -471,7 +476,8 @@ def whole_run(args) -> tuple[str, str, dict | None]:
         tries = SCRATCH_N_ITER if tries is None else tries
         args.epochs = args.epochs or SCRATCH_EPOCHS
         print(f"note     for a teacher from scratch: n_iter {tries}, at most {args.epochs} epochs")
-    step("augment", f"python augment.py {args.data}" + ("" if tries is None else f" --n-iter {tries}"))
+    step("augment", f"python augment.py {args.data}" +
+         ("" if tries is None else f" --n-iter {tries}"))
     made(transfer, {"rows": teacher_logits.digest([args.data]), "n_iter": tries}, args,
          lambda: augment.transfer_set(args.data, transfer, tries))
     step("label", f"python teacher_logits.py {transfer} --teacher {folder}")
@@ -520,10 +526,10 @@ def table2(args) -> None:
     large = small._replace(config=small.config | {
         "vocab_size": 30522, "hidden_size": 1024, "num_hidden_layers": 24,
         "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 512})
-    bert = teacher_logits.build(large, 2, teacher_logits.TO_TRAIN).to(args.device)
+    bert = teacher_logits.build(large, 2, ("",)).to(args.device)
     pieces = [teacher_logits.WordPiece(small.vocabulary).encode(row.texts) for row in some[:200]]
     student = student.to(args.device)
-    padded = [p._replace(ids=p.ids + [0] * (128 - len(p.ids))) for p in pieces[:8]]
+    padded = [(ids + [0] * (128 - len(ids)), first) for ids, first in pieces[:8]]
 
     def seconds(work: Callable[[], Tensor], n: int) -> float:
         work()  # a first time, to warm up; both predict() bring their answers to the CPU
@@ -568,12 +574,12 @@ def arguments() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu")
     add("--fresh", action="store_true", help="make everything anew")
-    add("-o", "--output", help="the student's file (default: STEM.student.pt); its log beside it")
+    add("-o", "--output", help="OUTPUT.student.pt and OUTPUT.log.csv (default: the stem)")
     args = parser.parse_args()
     limits = {"alpha": 1, "dropout": 0.99, "hidden": 1 << 14, "fc": 1 << 14, "epochs": 1 << 20,
-              "patience": 1 << 20, "batch_size": 1 << 20}
+              "patience": 1 << 20, "batch_size": 1 << 20, "seed": 1 << 32}
     for name, high in limits.items():
-        value, low = getattr(args, name), 0 if name in ("alpha", "dropout") else 1
+        value, low = getattr(args, name), 0 if name in ("alpha", "dropout", "seed") else 1
         if value is not None and not low <= value <= high:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")
     return args
@@ -582,7 +588,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     args.device, source, teacher, score = pick_device(args.device), args.data, "none", None
-    output = (args.output or args.data.removesuffix(".tsv")).removesuffix(".student.pt")
+    output = (args.output or args.data).removesuffix(".tsv").removesuffix(".student.pt")
+    if not os.path.isdir(os.path.dirname(output) or "."):
+        raise BadInput(f"-o {args.output}: there is no such folder")
     asked = args.epochs
     fetch_glue(args.data)
     if args.table2:
