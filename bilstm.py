@@ -65,6 +65,8 @@ class Rows:
         self.label = next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
         self.logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
         self.logit_names = [names[i].removeprefix("logit_") for i in self.logits]
+        if len(set(self.logit_names)) < len(self.logits):
+            raise BadInput(f"{path}, line 1: two columns {' '.join(self.logit_names)[:80]!r} alike")
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """(line number, cells); quietly takes a byte-order mark, CRLF, a last line without end."""
@@ -339,13 +341,19 @@ class BiLSTM(nn.Module):
         return sum(p.numel() for part in parts for p in part.parameters())
 
 
+BATCH_WORDS = 1 << 14  # ours: bounds memory, and is full speed
+
+
 @torch.no_grad()
-def predict(model: BiLSTM, rows: Encoded, batch_size: int = 512) -> Tensor:
+def predict(model: BiLSTM, rows: Encoded, batch_words: int = BATCH_WORDS) -> Tensor:
     """Logits (B, C) on the CPU, in the rows' order; batches are made of rows of like length."""
     model.eval()
     longest = rows.lengths.view(-1, rows.sides).amax(1)
-    order = torch.argsort(longest, stable=True)
-    logits = torch.cat([model(*rows.batch(part)) for part in order.split(batch_size)]).cpu()
+    order, parts, at = torch.argsort(longest, descending=True, stable=True), [], 0
+    while at < len(order):
+        parts.append(order[at:at + max(1, batch_words // int(longest[order[at]]))])
+        at += len(parts[-1])
+    logits = torch.cat([model(*rows.batch(part)) for part in parts]).cpu()
     return torch.empty_like(logits).index_copy_(0, order, logits)
 
 
@@ -395,7 +403,7 @@ def command(main: Callable[[], None], kept: str) -> None:
     except BadInput as error:
         code, line = 2, f"error: {error}"
     except OSError as error:  # a full disk, no permission
-        code, line = 2, f"error: {error.filename or 'writing'}: {error.strerror}; {kept}"
+        code, line = 2, f"error: {error.filename}: {error.strerror}; {kept}"
     print(line, file=sys.stderr)
     sys.exit(code)
 
@@ -428,15 +436,19 @@ def span(seconds: float) -> str:
 def writing(path: str) -> Iterator[BinaryIO]:
     """A binary file beside `path`, moved into place when the block is done: whole, or not there."""
     part = f"{path}.part{os.environ.get('RANK', '')}"  # one a process under torchrun
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BadInput(f"{path}: not a plain file; nothing is moved onto it")
     try:
         with open(part, "wb") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(part):
             os.remove(part)
+        if isinstance(error, OSError):
+            error.filename = path
         raise
 
 

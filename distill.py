@@ -17,7 +17,7 @@ import shutil
 import time
 import zipfile
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import islice
 from typing import Callable, Iterator
 
@@ -137,10 +137,10 @@ def name_classes(path: str, logit_names: list[str], first: dict[str, tuple[int, 
     """The logit columns' names, or the labels' where the columns are only numbered."""
     named = class_order(first)
     numbers = [name for name in named if name.lstrip("-").isdigit()]
-    if 0 < len(numbers) < len(named):  # a slip of the pen: name the one met last
-        odd = max(first, key=lambda name: first[name])
+    if 0 < len(numbers) < len(named):  # a slip of the pen: name the rarer kind
+        odd = min(numbers, [name for name in named if name not in numbers], key=len)[0]
         raise BadInput(f"{path}, line {first[odd][1]}: unknown label {odd!r} beside "
-                       f"{', '.join(n for n in named if n != odd)}")
+                       f"{', '.join(name for name in named if name != odd)}")
     if logit_names and (set(named) <= set(logit_names) or len(named) != len(logit_names)):
         named = logit_names
     if len(named) < 2:
@@ -150,14 +150,14 @@ def name_classes(path: str, logit_names: list[str], first: dict[str, tuple[int, 
 
 
 def overlap(train: Data, dev: Data) -> int:
-    """How many dev rows stand, word for word, among the labelled training rows."""
-    def rows(data: Data, of: Tensor) -> Iterator[tuple[bytes, ...]]:
-        ids, sides = data.rows.ids.cpu().numpy(), range(data.rows.sides)
-        starts, lengths = data.rows.starts.tolist(), data.rows.lengths.tolist()
-        for r in (of * len(sides)).tolist():
-            yield tuple(ids[starts[r + s]:starts[r + s] + lengths[r + s]].tobytes() for s in sides)
-    known = set(rows(train, (train.labels >= 0).nonzero()[:, 0].cpu()))
-    return sum(row in known for row in rows(dev, torch.arange(len(dev.rows))))
+    """How many dev rows, of known words all, stand word for word among the training rows."""
+    def rows(data: Data) -> Iterator[tuple[bytes, ...]]:
+        ids, sides = data.rows.ids.cpu().numpy(), data.rows.sides
+        cuts = [ids[a:a + n] for a, n in zip(data.rows.starts.tolist(), data.rows.lengths.tolist())]
+        for row in zip(*(cuts[s::sides] for s in range(sides))):
+            yield tuple(part.tobytes() for part in row if part.all())
+    counts = Counter(row for row in rows(dev) if len(row) == dev.rows.sides)
+    return sum(counts[row] for row in {row for row in rows(train) if row in counts})
 
 
 def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
@@ -166,6 +166,8 @@ def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
     chance = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
     out = torch.zeros(len(data.rows), dtype=torch.bool)
     out[labelled[chance[:max(1, min(len(labelled) // 10, 1000))]]] = True
+    if out.all() or not out.any():
+        raise BadInput(f"{data.table.path}: too few labelled rows to hold some out for dev")
     return data.take((~out).nonzero()[:, 0]), data.take(out.nonzero()[:, 0])
 
 
@@ -222,13 +224,14 @@ def evaluate(model: BiLSTM, dev: Data) -> dict[str, float]:
     return scores
 
 
-def train(model: BiLSTM, data: Data, devs: dict[str, Data], recipe: dict, args, keep) -> dict:
+def train(model: BiLSTM, data: Data, devs: dict[str, Data], recipe: dict, args, base: str,
+          keep: Callable[[], None]) -> dict:
     """Epochs until dev has not improved for `patience`; `keep` saves the best so far.
 
     Returns the best epoch's figures. The state is kept after each epoch, and all that is random
     in one is drawn from (seed, epoch): a run that was killed ends as one that was not.
     """
-    optimizer, base = optimizers(model), recipe["output"]
+    optimizer = optimizers(model)
     state = resume(base + ".training.pt", recipe, args.fresh, model, optimizer)
     best = state["best"]
     while state["epoch"] < args.epochs and state["epoch"] - best["epoch"] < args.patience:
@@ -326,7 +329,8 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
     if "dev" not in devs:
         data, held = hold_out(data, args.seed)
         devs = {"dev": held, **devs}
-        print(f"note     no {stem}.dev.tsv: {len(held.rows):,} labelled rows are held out instead")
+        print(f"note     no {stem}.dev.tsv: {len(held.rows):,} labelled rows are held out instead; "
+              "what is like\n         them stays in training, so this dev accuracy flatters")
     return data, devs, vocabulary, embeddings(vocabulary, found, args.seed)
 
 
@@ -358,9 +362,9 @@ def distil(args, source: str, alpha: float, output: str, teacher: str) -> dict:
     recipe = {"training rows": digest(data.rows.ids, data.rows.starts, data.labels, logits),
               "dev rows": digest(*(x for d in devs.values() for x in (d.rows.ids, d.labels))),
               "word vectors": digest(vectors), "classes": data.classes, "alpha": alpha,
-              "output": output, "threads": torch.get_num_threads(),
+              "device": args.device.type, "threads": torch.get_num_threads(),
               **{k: getattr(args, k) for k in ("hidden", "fc", "dropout", "batch_size", "seed")}}
-    best = train(model.to(args.device), data, devs, recipe, args, lambda: save_student(
+    best = train(model.to(args.device), data, devs, recipe, args, output, lambda: save_student(
         output + ".student.pt", model, list(vocabulary), data.classes))
     f1 = f" f1 {best['f1']:.4f}" if "f1" in best else ""
     print(f"result dev acc {best['acc']:.4f}{f1} epoch {best['epoch']} alpha {alpha:g} seed "
@@ -370,7 +374,7 @@ def distil(args, source: str, alpha: float, output: str, teacher: str) -> dict:
 
 
 # ---- The steps before it -------------------------------------------------------------------------
-SCRATCH_N_ITER, SCRATCH_EPOCHS = 8, 6  # ours: a quick look, in about a minute on the sample
+SCRATCH_N_ITER, SCRATCH_EPOCHS = 4, 6  # ours: a quick look, in about a minute on the sample
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
 GLUE = {  # archive, sha256, its folder, our ending -> its file
     "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
@@ -397,8 +401,10 @@ def fetch_glue(path: str) -> None:
                 raise BadInput("it is no longer there")
         with zipfile.ZipFile(archive) as z:
             for ending, member in files.items():  # the training rows last: all or nothing
-                with z.open(f"{folder}/{member}.tsv") as rows, writing(stem + ending + ".tsv") as f:
-                    shutil.copyfileobj(rows, f)
+                if not os.path.exists(stem + ending + ".tsv"):
+                    with z.open(f"{folder}/{member}.tsv") as rows, \
+                            writing(stem + ending + ".tsv") as f:
+                        shutil.copyfileobj(rows, f)
     except (BadInput, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: no such file, and it cannot be fetched ({error}); bring "
                        f"{GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, dev.tsv as "
@@ -442,7 +448,7 @@ def foreign(path: str, args) -> bool:
     return other
 
 
-def choose_teacher(args) -> tuple[str, str]:
+def choose_teacher(args, logits: str) -> tuple[str, str]:
     """The teacher's name and folder. A default may give way to `scratch`, loudly; a wish not."""
     known = teacher_logits.TEACHERS.get(os.path.basename(args.data.removesuffix(".tsv")))
     name = args.teacher or (known.hub if known else "scratch")
@@ -453,6 +459,9 @@ def choose_teacher(args) -> tuple[str, str]:
     except teacher_logits.Unreachable as error:
         if args.teacher:
             raise
+        if os.path.exists(logits) and not args.fresh:  # hours of work, perhaps: never replaced
+            raise BadInput(f"{error}; {logits} lies there: --logits {logits} trains on it") \
+                from None
         print(f"\n!!!!!!!! {error}\n!!!!!!!! Going on with --teacher scratch, a small BERT that is "
               "trained here: its figures are not BERT's.\n")
         return "scratch", teacher_logits.prepare("scratch", args.data, args.device)
@@ -464,11 +473,11 @@ def whole_run(args) -> tuple[str, str, dict | None]:
     The transfer set and the teacher do not depend on --seed: labelling takes hours.
     """
     stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
-    transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
+    transfer, logits, dev = stem + ".transfer.tsv", stem + ".logits.tsv", stem + ".dev.tsv"
     if foreign(logits, args):
         return logits, logits, None
-    name, folder = choose_teacher(args)
-    score, tries = None, args.n_iter
+    name, folder = choose_teacher(args, logits)
+    score, tries, dev = None, args.n_iter, args.dev or dev
     if os.path.exists(dev):
         score = {"acc": teacher_logits.accuracy(folder, dev, order, args.device)}
         print(f"teacher  {name}: dev acc {score['acc']:.4f}")
@@ -478,7 +487,8 @@ def whole_run(args) -> tuple[str, str, dict | None]:
         print(f"note     for a teacher from scratch: n_iter {tries}, at most {args.epochs} epochs")
     step("augment", f"python augment.py {args.data}" +
          ("" if tries is None else f" --n-iter {tries}"))
-    made(transfer, {"rows": teacher_logits.digest([args.data]), "n_iter": tries}, args,
+    counted = teacher_logits.digest([args.data, augment.COUNTS])
+    made(transfer, {"rows": counted, "n_iter": tries}, args,
          lambda: augment.transfer_set(args.data, transfer, tries))
     step("label", f"python teacher_logits.py {transfer} --teacher {folder}")
     made(logits, {"rows": teacher_logits.digest([transfer]), "label order": order,
@@ -497,7 +507,7 @@ PAPER = {"sst2": ("94.9", "90.7", "86.7"), "qqp": ("72.1/89.3", "68.2/88.1", "63
          "mnli": ("86.7/85.9", "73.0/72.6", "68.7/68.3")}  # table 1, rows 1, 6 and 7
 
 
-def table1(args, teacher: str, figures: list[dict | None]) -> None:
+def table1(args, teacher: str, pair: bool, figures: list[dict | None]) -> None:
     """Rows 6 and 7 on these rows' dev set, the paper's figures (GLUE's test sets) beside them."""
     name = os.path.basename(args.data).removesuffix(".tsv")
     task, paper = (name, PAPER[name]) if name in PAPER else ("SST-2", PAPER["sst2"])
@@ -505,7 +515,8 @@ def table1(args, teacher: str, figures: list[dict | None]) -> None:
     rows = (f"teacher, {teacher}"[:31], "6 distilled BiLSTM", "7 BiLSTM, hard labels")
     for row, scores, reported in zip(rows, figures, paper):
         shown = "not known" if scores is None else "/".join(
-            f"{100 * scores[k]:.1f}" for k in ("f1", "acc", "mm-acc") if k in scores)
+            f"{100 * scores[k]:.1f}" for k in ("f1", "acc", "mm-acc")
+            if k in scores and (pair or k == "acc"))
         print(f"{row:32}{shown:>16}{reported:>24}")
     if figures[0] and figures[0]["acc"] <= figures[2]["acc"]:
         print("note     this teacher is no better than the hard-label student: there is little to "
@@ -592,21 +603,26 @@ def main() -> None:
     if not os.path.isdir(os.path.dirname(output) or "."):
         raise BadInput(f"-o {args.output}: there is no such folder")
     asked = args.epochs
-    fetch_glue(args.data)
+    if not args.data.endswith(".tsv") or args.table1 and args.alpha == 1:
+        raise BadInput("expected a file that ends in .tsv, and with --table1 an --alpha below 1")
+    if not args.logits:
+        fetch_glue(args.data)
+    table = read_rows(args.data) if args.table1 or not args.logits else None
     if args.table2:
         return table2(args)
     if args.logits:
         source = teacher = args.logits
     elif args.alpha < 1:
         source, teacher, score = whole_run(args)
-        step("distil", f"python distill.py {args.data} --logits {source}")
+        step("distil", f"python distill.py {args.data} --logits {source}" +
+             f" --epochs {args.epochs}" * bool(args.epochs))
     args.epochs = args.epochs or 30
     student = distil(args, source, args.alpha, output, teacher)
     if args.table1:
-        step("hard labels", f"python distill.py {args.data} --alpha 1")
+        step("hard labels", f"python distill.py {args.data} --alpha 1 -o {output}.hard")
         args.logits, args.epochs = None, asked or 30
         hard = distil(args, args.data, 1, output + ".hard", "none")
-        table1(args, teacher, [score, student, hard])
+        table1(args, teacher, table.pair, [score, student, hard])
 
 
 if __name__ == "__main__":

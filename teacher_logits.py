@@ -1,4 +1,4 @@
-"""The teacher: BERT, fetched by torch.hub or trained here, and its logits for each row (§3.1, §4).
+"""The teacher: BERT, fetched by torch.hub or trained here, its logits for all rows (§3.1, §4).
 
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
     python teacher_logits.py sst2.transfer.tsv --teacher scratch      # no network: a small BERT
@@ -38,9 +38,9 @@ from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_de
                     save, span, writing)
 
 
-# By the data's stem: a name on the hub, what its outputs stand for, its accuracy on GLUE's dev set as
-# TextAttack's list of models has it (None: no figure at hand). ours: bert-base, which a laptop can
-# bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
+# By the data's stem: a name on the hub, what its outputs stand for, its accuracy on GLUE's dev set
+# as TextAttack's list of models has it (None: no figure at hand). ours: bert-base, which a laptop
+# can bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
 Known = namedtuple("Known", "hub labels accuracy")
 TEACHERS = {"sst2": Known("textattack/bert-base-uncased-SST-2", ("0", "1"), 0.9243),
             "qqp": Known("textattack/bert-base-uncased-QQP", ("0", "1"), None),
@@ -135,7 +135,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, read: int) -> Tensor:
         """x (B, T, D) -> the new states of the first `read` pieces (B, read, D)."""
         own, after, p = self.attention.self, self.attention.output, DROPOUT * self.training
-        q, k, v = (linear(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, D/heads)
+        q, k, v = (linear(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, ..)
                    for linear, y in ((own.query, x[:, :read]), (own.key, x), (own.value, x)))
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         h = after.dense(h.transpose(1, 2).flatten(2))                        # (B, read, D)
@@ -265,7 +265,7 @@ def read_checkpoint(folder: str) -> Checkpoint:
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
-    """8 bytes, the header's length; the header, JSON: name -> dtype, shape, offsets; the numbers."""
+    """8 bytes: the header's length; the header, JSON: name -> dtype, shape, offsets; numbers."""
     with open(path, "rb") as f:
         start = 8 + int.from_bytes(f.read(8), "little")
         if start >= os.path.getsize(path):
@@ -290,7 +290,7 @@ def modern(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(start: Checkpoint, classes: int, fresh: tuple[str, ...] = ()) -> Bert:
-    """A model with these weights, copied; those whose names begin as `fresh` says may be missing."""
+    """A model with these weights, copied; those whose names begin as in `fresh` may lack."""
     with torch.device("meta"):  # takes no memory
         model = Bert(start.config, classes)
     weights = {name: w.to(torch.float32, copy=True) for name, w in start.weights.items()}
@@ -334,8 +334,7 @@ class Unreachable(BadInput):
 def fetch(name: str) -> str:
     """owner/name -> its folder in torch.hub's cache, downloaded if need be. Raises BadInput."""
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
-        raise BadInput(f"--teacher {name}: no such folder; expected one, or owner/name on the hub, "
-                       "or scratch")
+        raise BadInput(f"--teacher {name!r}: expected a folder, owner/name on the hub, or scratch")
     folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
     while int(os.environ.get("LOCAL_RANK", 0)) and not os.path.isdir(folder):
         time.sleep(0.5)  # a machine's first process fetches; if it fails, torchrun ends us all
@@ -364,9 +363,10 @@ def download(url: str, path: str, sha256: str | None = None) -> bool:
             size = answer.headers["Content-Length"]
         torch.hub.download_url_to_file(url, path + ".new", sha256, sys.stderr.isatty())
         if size and os.path.getsize(path + ".new") != int(size):
+            os.remove(path + ".new")
             raise RuntimeError(f"cut short, {size} bytes expected")
-    except RuntimeError as error:  # torch.hub's own, where the sha256 is another
-        raise BadInput(f"{url}: {error}; removed, try again") from None
+    except RuntimeError as error:  # or torch.hub's own, where the sha256 is another
+        raise BadInput(f"{url}: {error}; the download was removed, try again") from None
     except Exception as error:
         if getattr(error, "code", 0) == 404 or "No such file" in str(error):
             return False
@@ -377,12 +377,13 @@ def download(url: str, path: str, sha256: str | None = None) -> bool:
 
 
 # ---- Training a teacher (§4) ---------------------------------------------------------------------
-RATES = [2e-5, 3e-5, 4e-5, 5e-5]           # §4
-FRESH = ("bert.pooler.", "classifier.")    # what a checkpoint may lack that is to be fine-tuned
+RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4
+# What starts at random in a checkpoint that is fine-tuned: the classifier, and a missing pooler.
+FRESH = ("classifier.weight", "classifier.bias", "bert.pooler.")
 # ours: what two cores train from nothing in a minute or two
 SCRATCH = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
            "intermediate_size": 512, "max_position_embeddings": 128, "type_vocab_size": 2}
-SCRATCH_RATES, SCRATCH_EPOCHS = [5e-4], 12
+SCRATCH_RATE = 5e-4
 
 
 def stem(path: str) -> str:
@@ -395,7 +396,7 @@ def prepare(teacher: str | None, data: str, device: torch.device, seed: int = 0)
     known = TEACHERS.get(os.path.basename(stem(data)))
     teacher = teacher or (known.hub if known else "scratch")
     if teacher == "scratch":
-        return fine_tune(data, teacher, device, SCRATCH_RATES, SCRATCH_EPOCHS, seed=seed)
+        return fine_tune(data, teacher, device, seed=seed)
     return teacher if os.path.isdir(teacher) else fetch(teacher)
 
 
@@ -417,6 +418,8 @@ def right(model: Bert, tokens: WordPiece, names: list[str], rows: list[Row]) -> 
 
 def accuracy(folder: str, tsv: str, order: list[str] | None, device: torch.device) -> float:
     rows = [row for row in read_rows(tsv) if row.label]
+    if not rows:
+        raise BadInput(f"{tsv}: no row has a label; expected some, to judge the teacher by")
     return right(*load_teacher(folder, device, {row.label for row in rows}, order), rows)
 
 
@@ -436,47 +439,46 @@ def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
     return rows, held, classes
 
 
-def fine_tune(data: str, start: str, device: torch.device, rates: list[float] = RATES,
-              epochs: int = 3, batch_size: int = 32, seed: int = 0) -> str:
+def fine_tune(data: str, start: str, device: torch.device, rates: list[float] | None = None,
+              epochs: int | None = None, batch_size: int = 32, seed: int = 0) -> str:
     """Train the checkpoint in folder `start`, or "scratch"; the best on dev -> STEM.teacher.
 
     Each epoch begins with the state that the one before it left in `run`, which is also what the
-    file holds, and draws from (seed, rate, epoch): killed and taken up, it gives the same bytes.
+    file holds, and draws from (seed, epoch): killed and taken up, it ends with the same bytes.
     """
     rows, dev, classes = labelled(data)
     folder, new = stem(data) + ".teacher", start == "scratch"
+    rates = rates or ([SCRATCH_RATE] if new else RATES)
+    epochs = epochs or (min(60, max(10, 20000 // len(rows))) if new else 3)  # ours; 3: BERT's own
     made = {"start": start if new else digest(files(start)), "rates": rates, "epochs": epochs,
             "batch_size": batch_size, "seed": seed, "model": new and SCRATCH,
             "rows": hashlib.sha256(repr([r[1:] for r in rows + dev]).encode()).hexdigest()}
-    if there(folder, made):
+    if there(folder, made, start):
         return folder
     origin = scratch(rows) if new else read_checkpoint(start)
-    origin = origin._replace(weights={k: w for k, w in origin.weights.items() if k[:5] == "bert."})
-    run, state = {}, folder + ".state"
-    if os.path.exists(state):
-        run = load(state)
-    if run.get("made") != made:
-        run = {"made": made, "done": 0, "best": -1.0}
+    for name in FRESH[:2]:
+        origin.weights.pop(name, None)  # its classes may be others; a new one is trained
+    run, state = resume(folder + ".state", made), folder + ".state"
     tokens = WordPiece(origin.vocabulary, origin.config["max_position_embeddings"])
     examples = [(tokens.encode(r.texts), r.logits or classes.index(r.label)) for r in rows]
     for n in range(run["done"], len(rates) * epochs):
-        rate, epoch, began = rates[n // epochs], n % epochs, time.monotonic()
-        chance = np.random.default_rng([seed, n])
+        rate, epoch, chance = rates[n // epochs], n % epochs, np.random.default_rng([seed, n])
         torch.manual_seed(int(chance.integers(1 << 60)))
+        begin = origin._replace(weights=run["weights"]) if epoch else origin
         with reading(state if epoch else files(start)[2]):
-            begin = origin._replace(weights=run["weights"]) if epoch else origin
             model = build(begin, len(classes), ("",) if new else FRESH).to(device)
             adam = torch.optim.Adam(model.parameters(), rate, fused=True)                # §4
             adam.load_state_dict(run["adam"] if epoch else adam.state_dict())
+        began = time.monotonic()
         loss = train(model, adam, examples, batch_size, rate, epoch, epochs, chance)
         score = right(model, tokens, classes, dev)
         run |= {"done": n + 1, "weights": model.state_dict(), "adam": adam.state_dict()}
-        run |= {"best": score, "kept": run["weights"]} if score > run["best"] else {}
+        if score > run["best"]:
+            run |= {"best": score, "kept": run["weights"]}
         save(state, run)
-        print(f"lr {rate:g}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}  dev {score:.4f}  "
-              f"{span(time.monotonic() - began)}", flush=True)
-    keep(folder, origin, classes, run)
-    return folder
+        print(f"lr {rate:g}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}  dev {score:.4f}",
+              f" {span(time.monotonic() - began)}", flush=True)
+    return keep(folder, origin, classes, run)
 
 
 def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: float, epoch: int,
@@ -503,19 +505,32 @@ def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: 
         adam.step()
         losses += loss.detach() * len(part)
         progress.add(len(part))
+    if not torch.isfinite(losses):
+        raise BadInput(f"epoch {epoch + 1}: the loss is not finite; --lr {rate:g} may be too high")
     return float(losses) / len(order)
 
 
-def there(folder: str, made: dict) -> bool:
-    """Does the teacher lie there that these rows and settings make? `scratch` replaces no other."""
+def resume(state: str, made: dict) -> dict:
+    """What an interrupted training on the same rows, in the same way, has left; or a beginning."""
+    with reading(state):
+        run = load(state) if os.path.exists(state) else {}
+        if run and run["made"] != made:
+            print(f"teacher  {state} is of other rows or another way of training: starting anew")
+        return run if run and run["made"] == made else {"made": made, "done": 0, "best": -1.0}
+
+
+def there(folder: str, made: dict, start: str) -> bool:
+    """Does the teacher lie there that these rows and settings make? Nobody else's is replaced."""
     while True:
         old = {}
         with suppress(BadInput):
             old = read_checkpoint(folder).config.get("made", {})
         if old == made:
             print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
-        elif os.path.isdir(folder) and made["start"] == "scratch" != old.get("start"):
-            raise BadInput(f"{folder} is not from scratch; say --teacher {folder}, or move it away")
+        elif os.path.isdir(folder) and (not old or os.path.realpath(start) == os.path.realpath(
+                folder) or start == "scratch" and old.get("start") != "scratch"):
+            raise BadInput(f"{folder} lies there and is not replaced; say --teacher {folder}, or "
+                           "move it away")
         elif RANK:
             time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
             continue
@@ -524,7 +539,7 @@ def there(folder: str, made: dict) -> bool:
         return old == made
 
 
-def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> None:
+def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> str:
     """The folder, as --teacher and the transformers library load it, moved into place whole."""
     names = {str(i): name for i, name in enumerate(classes)}
     config = origin.config | {"architectures": ["BertForSequenceClassification"],
@@ -540,6 +555,7 @@ def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> None
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(folder + ".part", folder)
     os.remove(folder + ".state")
+    return folder
 
 
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
@@ -562,13 +578,16 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     model, tokens, names = teacher = load_teacher(folder, device, set(count), label_order)
     made = digest([data, *files(folder)]) + ",".join(names)
     parts = f"{output}.parts-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
-    if RANK == 0 and not os.path.isdir(parts):
-        for stale in glob(escape(output) + ".parts-*"):
+    checked = os.path.join(parts, "checked")
+    if RANK == 0 and not os.path.exists(checked):
+        for stale in set(glob(escape(output) + ".parts-*")) - {parts}:
             print(f"{stale}: begun with other rows, another teacher or label order; starting anew")
             shutil.rmtree(stale, ignore_errors=True)
         if sample:
-            check(teacher, sample, count, total)
+            check(teacher, sample, total)
     os.makedirs(parts, exist_ok=True)
+    if RANK == 0:
+        open(checked, "w").close()
     chunks = [os.path.join(parts, f"{k:06}.tsv") for k in range(-(-total // CHUNK))]
     progress = Progress("labelling", total)
     for own in (True, False):  # first one's own share, then whatever is still missing
@@ -580,26 +599,28 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     join(parts, chunks, output, table.pair, class_order(names))
 
 
-def check(teacher: tuple, sample: list[Row], count: Counter, total: int) -> None:
+def check(teacher: tuple, sample: list[Row], total: int) -> None:
     """Before hours of work: is it worth them, and how many are they? Raises BadInput."""
     right(*teacher, sample[:100])  # warm-up
-    began = time.monotonic()
-    score, common = right(*teacher, sample), max(count.values()) / count.total()
+    began, score = time.monotonic(), right(*teacher, sample)
     rate = len(sample) / (time.monotonic() - began)
-    print(f"teacher  accuracy {score:.4f} on {len(sample):,} labelled rows; the most frequent label "
-          f"alone: {common:.4f}\n         {total:,} rows to label at {rate:,.0f} rows/s: about "
-          f"{span(total / rate / WORLD)}", flush=True)
+    common = Counter(row.label for row in sample).most_common(1)[0][1] / len(sample)
+    print(f"teacher  accuracy {score:.4f} on {len(sample):,} labelled rows; always the most "
+          f"frequent label: {common:.4f}\n         {total:,} rows to label at {rate:,.0f} rows/s: "
+          f"about {span(total / rate / WORLD)}", flush=True)
     if score < common:
-        raise BadInput(f"the teacher does worse than its most frequent label would; are its outputs "
-                       f"really {', '.join(teacher[2])}? --label-order says otherwise")
+        raise BadInput("the teacher does worse than the most frequent label; do its outputs stand "
+                       f"for {', '.join(teacher[2])}? --label-order gives another order")
     if total / rate / WORLD > 600:
-        print("         two ways out: a smaller --n-iter for augment.py; or label on a machine with "
-              "a GPU,\n         and bring its STEM.logits.tsv back here")
+        print("         two ways out: fewer rows, by augment.py's --n-iter; or label on a machine "
+              "with a GPU\n         and bring its STEM.logits.tsv back")
 
 
 def write_chunk(path: str, rows: list[Row], teacher: tuple, progress: Progress) -> None:
     model, tokens, names = teacher
     logits = predict(model, [tokens.encode(row.texts) for row in rows], progress.add)
+    if not logits.isfinite().all():
+        raise BadInput("the teacher's logits are not finite: are its weights damaged?")
     logits = logits[:, [names.index(name) for name in class_order(names)]].tolist()
     with writing(path) as f:
         for row, numbers in zip(rows, logits):
@@ -632,14 +653,14 @@ def main() -> None:
     add("--teacher", help="owner/name on the hub, a folder, or scratch (default: by the stem)")
     add("--label-order", help="what the teacher's outputs stand for: contradiction,entailment,...")
     add("--fine-tune", action="store_true", help="train --teacher on the rows: STEM.teacher")
-    add("--lr", type=float, nargs="+", default=RATES, help="§4: 2e-5 3e-5 4e-5 5e-5, each tried")
-    add("--epochs", type=int, default=3, help="ours, 3: BERT's own; the best on dev is kept")
+    add("--lr", type=float, nargs="+", help="default, §4: 2e-5 3e-5 4e-5 5e-5, each in turn")
+    add("--epochs", type=int, help="default, ours: 3, as BERT itself; the best on dev is kept")
     add("--batch-size", type=int, default=32, help="ours, 32: BERT's own")
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu (default: the first that is there)")
     add("-o", "--output", help="the labelled rows (default: STEM.logits.tsv)")
     args = parser.parse_args()
-    if min(args.epochs, args.batch_size, *args.lr) <= 0:
+    if min(args.epochs or 1, args.batch_size, *(args.lr or [1])) <= 0:
         raise BadInput("--epochs, --batch-size and --lr: expected numbers above zero")
     device = pick_device(args.device)
     if device.type == "cuda" and WORLD > 1:
