@@ -2226,14 +2226,19 @@ def test_the_hub_is_asked_once_and_two_models_do_not_collide():
 
 
 def test_bad_downloads_are_noticed_removed_and_named():
-    """Cut short; a page instead of weights; no such model; a server that is not there."""
+    """Cut short; a page for weights; a pickle that would run code; no such model; no server."""
     files = hub_files("truncated/one", small_weights()) | hub_files("wrong/two", small_weights())
+    files |= hub_files("evil/three", small_weights())
+    ran = os.path.join(folder(), "ran")
+    files["/evil/three/resolve/main/pytorch_model.bin"] = pickle.dumps(Bomb(ran))
     files["/wrong/two/resolve/main/pytorch_model.bin"] = b"<html>quota exceeded</html>"
     with hub(files) as (asked, cache):
         def get(name):
             return lambda: teacher_logits.prepare(name, "x.tsv", CPU)
         refuses(get("truncated/one"), "config.json", "cut short")
         refuses(get("wrong/two"), "pytorch_model.bin", "removed")
+        refuses(get("evil/three"), "pytorch_model.bin", "removed")
+        assert not os.path.exists(ran)
         error = refuses(get("no/such"), "no/such")
         assert not isinstance(error, teacher_logits.Unreachable)
         assert not [f for _, _, found in os.walk(cache) for f in found if f != "config.json"]
