@@ -318,8 +318,8 @@ class BiLSTM(nn.Module):
         """Ids (B, T), lengths (B,) on the CPU -> the last state of each direction (B, 2H).
 
         The backward direction's last state is the one after the first word, with the whole
-        sentence read. Packing keeps whatever stands beyond a row's length out of both; rows of
-        one length need none, and the plain call is faster.
+        sentence read. Packing keeps what stands beyond a row's length (`Encoded.batch` leaves the
+        next row's words there) out of both; rows of one length need none, and are faster so.
         """
         x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)  # (B, T, 2E)
         if int(lengths.min()) < ids.shape[1]:
