@@ -2131,20 +2131,12 @@ def test_damaged_safetensors_are_refused_before_memory_is_taken():
             refuses(read, f"{tmp}/x")
 
 
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 def test_a_pickle_that_would_run_code_does_not_run():
     """As the weights and as the state of a fine-tuning that goes on."""
     with tempfile.TemporaryDirectory() as tmp:
         write_teacher(f"{tmp}/x", {})
-        for write in (lambda f: torch.save({"a": Bomb(f"{tmp}/ran")}, f),
-                      lambda f: pickle.dump(Bomb(f"{tmp}/ran"), f)):
+        for write in (lambda f: torch.save({"a": Evil(f"{tmp}/ran")}, f),
+                      lambda f: pickle.dump(Evil(f"{tmp}/ran"), f)):
             with open(f"{tmp}/x/pytorch_model.bin", "wb") as f:
                 write(f)
             refuses(lambda: teacher_logits.load_teacher(f"{tmp}/x", CPU, set(), None), "bin")
@@ -2230,7 +2222,7 @@ def test_bad_downloads_are_noticed_removed_and_named():
     files = hub_files("truncated/one", small_weights()) | hub_files("wrong/two", small_weights())
     files |= hub_files("evil/three", small_weights())
     ran = os.path.join(folder(), "ran")
-    files["/evil/three/resolve/main/pytorch_model.bin"] = pickle.dumps(Bomb(ran))
+    files["/evil/three/resolve/main/pytorch_model.bin"] = pickle.dumps(Evil(ran))
     files["/wrong/two/resolve/main/pytorch_model.bin"] = b"<html>quota exceeded</html>"
     with hub(files) as (asked, cache):
         def get(name):
