@@ -19,7 +19,7 @@ from random import Random
 from typing import BinaryIO
 
 from bilstm import (LONGEST_SENTENCE, UNKNOWN, BadInput, Progress, Rows, command, read_rows,
-                    words, writing)
+                    reading, words, writing)
 
 Words = list[str]          # the words of a sentence; or their tags
 Corpus = dict[str, Words]  # for each tag the words so tagged, each as often as it occurs
@@ -144,11 +144,9 @@ TOKEN = re.compile(r"^(?:\d+\t([^\t\n]+)\t[^\t\n]*\t([^\t\n]+)\t([^\t\n]+)\t.*)?
 
 def read_text(path: str) -> str:
     """A UTF-8 file, plain or .gz; of a larger one the first 256 million letters."""
-    try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as f:
-            return f.read(1 << 28).rstrip("\n")  # ours: bounds what a .gz unpacks to
-    except (ValueError, EOFError, OSError, gzip.zlib.error) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
+    with reading(path), (gzip.open if path.endswith(".gz") else open)(
+            path, "rt", encoding="utf-8") as f:
+        return f.read(1 << 28).rstrip("\n")  # ours: bounds what a .gz unpacks to
 
 
 def read_counts(path: str) -> dict[str, Counter]:

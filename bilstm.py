@@ -11,7 +11,6 @@ Letters, here and elsewhere: B rows, T words, E embedding, H hidden, C classes; 
 row, or 2 for pairs.
 """
 import argparse
-import copy
 import gzip
 import io
 import math
@@ -22,7 +21,7 @@ import time
 import warnings
 from array import array
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from itertools import islice
 from typing import BinaryIO, Callable, Iterable, Iterator, NamedTuple
@@ -206,12 +205,6 @@ class Encoded:
         self.lengths = torch.from_numpy(lengths)
         return self
 
-    def take(self, rows: Tensor) -> "Encoded":
-        """Some of the rows, sharing the words' memory."""
-        some, at = copy.copy(self), rows[:, None] * self.sides + torch.arange(self.sides)
-        some.starts, some.lengths = self.starts[at.flatten()], self.lengths[at.flatten()]
-        return some
-
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (B,) -> ids (S*B, T) on the device, all first sentences first, lengths (S*B,)."""
         at = torch.cat([rows * self.sides + s for s in range(self.sides)])
@@ -229,24 +222,18 @@ def read_vectors(path: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     where a file (GoogleNews) has `Paris` alone, its first spelling serves. Raises BadInput.
     """
     wanted, found = set(wanted), {}
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-            size = math.inf if zipped else os.path.getsize(path)
-            f = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
-            for word, vector in _vectors(f, size, wanted):
-                if word in wanted or word.lower() not in found:
-                    found[word if word in wanted else word.lower()] = vector
+    with reading(path), open(path, "rb") as raw:
+        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+        for word, vector in _vectors(gzip.open(raw) if zipped else raw, wanted):
+            if word in wanted or word.lower() not in found:
+                found[word if word in wanted else word.lower()] = vector
         if not all(np.isfinite(vector).all() for vector in found.values()):
             raise ValueError("a number in it is not finite")
-    except (OSError, EOFError, ValueError, gzip.zlib.error) as error:
-        raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}; expected word2vec's "
-                       "binary form, or lines of a word and its numbers") from None
     return found
 
 
-def _vectors(f: BinaryIO, size: float, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The first two lines tell the form. Raises ValueError."""
+def _vectors(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The first two lines tell the form."""
     line = f.readline(LONGEST_LINE)
     header = re.fullmatch(rb"(\d{1,10}) (\d{1,5})\s*", line)
     count, width = map(int, header.groups()) if header else (0, line.rstrip().count(b" "))
@@ -255,12 +242,10 @@ def _vectors(f: BinaryIO, size: float, wanted: set[str]) -> Iterator[tuple[str, 
     f.seek(start)
     if re.fullmatch(rb"\S+( [-+.\deE]+)+\s*", second):
         yield from _text(f, count, width, wanted)
-    elif not header:
-        raise ValueError("line 1 is not a word and its numbers")
-    elif size < count * (4 * width + 2):
-        raise ValueError(f"cut short: line 1 promises {count} vectors of {width} numbers")
-    else:
+    elif header:
         yield from _binary(f, count, width, wanted)
+    else:
+        raise ValueError("expected word2vec's binary form, or lines of a word and its numbers")
 
 
 def _text(f: BinaryIO, count: int, width: int,
@@ -366,8 +351,8 @@ def save_student(path: str, model: BiLSTM, vocabulary: list[str], labels: list[s
 
 def load_student(path: str, device: torch.device) -> tuple[BiLSTM, dict[str, int], list[str]]:
     """The model, word -> number, and the label names. Raises BadInput."""
-    state = load(path)
-    try:
+    with reading(path, "a student that distill.py saved"):
+        state = load(path)
         weights, vocabulary, labels = state["weights"], state["vocabulary"], state["labels"]
         if len(vocabulary) != len(weights["frozen.weight"]) or vocabulary[0] != UNKNOWN:
             raise ValueError("vocabulary and embeddings do not fit")
@@ -379,9 +364,6 @@ def load_student(path: str, device: torch.device) -> tuple[BiLSTM, dict[str, int
                            bool(state["pair"]))
         model.load_state_dict(weights, strict=True, assign=True)
         return model.to(device), {word: i for i, word in enumerate(vocabulary)}, labels
-    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{path}: not a student that distill.py saved: "
-                       f"{' '.join(str(error).split())[:100]}") from None
 
 
 # ---- For people: what all scripts share ----------------------------------------------------------
@@ -406,6 +388,19 @@ def command(main: Callable[[], None], kept: str) -> None:
         code, line = 2, f"error: {error.filename}: {error.strerror}; {kept}"
     print(line, file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def reading(path: str, expected: str = "") -> Iterator[None]:
+    """Whatever goes wrong with what comes from other hands becomes one line that names it."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:  # hostile bytes raise a dozen kinds
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise BadInput(f"{path}: {reason} ({type(error).__name__})" +
+                       f"; expected {expected}" * bool(expected)) from None
 
 
 class Progress:
@@ -462,24 +457,20 @@ def save(path: str, state: dict) -> None:
 
 def load(path: str) -> dict:
     """torch.load with weights_only: nothing in the file can run code. Raises BadInput."""
-    try:
-        with open(path, "rb") as f, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles, which are refused below
+    with reading(path), open(path, "rb") as f, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about old pickles, which are refused below
+        try:
             return torch.load(f, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except Exception:  # torch.load's own errors are of a dozen kinds
-        raise BadInput(f"{path}: not a file that these scripts saved, or damaged") from None
+        except Exception:  # its own words are for programmers, and long
+            raise ValueError("not a file that these scripts saved, or damaged") from None
 
 
 def pick_device(name: str | None) -> torch.device:
     """The one asked for, else cuda or mps where there is one, else cpu. Raises BadInput."""
-    try:
-        best = "cuda" if torch.cuda.is_available() else \
-            "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.ones(1, device=name or best).to("cpu") and torch.device(name or best)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}") from None
+    name = name or ("cuda" if torch.cuda.is_available() else
+                    "mps" if torch.backends.mps.is_available() else "cpu")
+    with reading(f"--device {name}"):
+        return torch.ones(1, device=name).cpu() and torch.device(name)
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -498,35 +489,31 @@ def main() -> None:
             raise BadInput(f"{args.tsv}: {'pairs' if table.pair else 'single sentences'}, but the "
                            f"student reads {'pairs' if model.pair else 'single sentences'}")
         answers = _answers(model, number, (row.texts for row in table))
-        lines = (f"{i}\t{labels[int(p.argmax())]}\n" for i, (p, _) in enumerate(answers))
-        if args.output:
-            with writing(args.output) as f:
-                f.write(b"index\tprediction\n")
-                f.writelines(line.encode() for line in lines)
-        else:
-            print("index\tprediction")
-            sys.stdout.writelines(lines)
+        with writing(args.output) if args.output else nullcontext(sys.stdout.buffer) as f:
+            f.write(b"index\tprediction\n")
+            f.writelines(f"{i}\t{labels[int(p.argmax())]}\n".encode()
+                         for i, (p, _) in enumerate(answers))
         return
     for p, texts in _answers(model, number, _typed(2 if model.pair else 1),
-                             1 if sys.stdin.isatty() else 4096):
+                             1 if sys.stdin.isatty() else WINDOW):
         print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t" + "\t".join(texts), flush=True)
 
 
 def _typed(sides: int) -> Iterator[tuple[str, ...]]:
     for n, line in enumerate(sys.stdin.buffer, start=1):
-        try:
+        with reading(f"standard input, line {n}"):
             texts = tuple(line.decode("utf-8").rstrip("\r\n").split("\t"))
-        except UnicodeDecodeError:
-            raise BadInput(f"standard input, line {n}: not UTF-8") from None
-        if len(texts) != sides:
-            raise BadInput(f"standard input, line {n}: {len(texts) - 1} tabs; expected "
-                           f"{['one sentence', 'two sentences, with a tab between'][sides - 1]}")
+            if len(texts) != sides:
+                raise ValueError(f"{len(texts)} cells, expected {sides}, with a tab between")
         yield texts
 
 
+WINDOW = 1 << 14  # rows in memory at a time
+
+
 def _answers(model: BiLSTM, number: dict[str, int], rows: Iterable[tuple[str, ...]],
-             window: int = 16384) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-    """Probabilities (C,) and the texts of each row; a window of rows at a time in memory."""
+             window: int = WINDOW) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
+    """Probabilities (C,) and the texts of each row, a window of rows at a time."""
     rows = iter(rows)
     while part := list(islice(rows, window)):
         encoded = Encoded(model.pair)

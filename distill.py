@@ -9,7 +9,6 @@
 In reading order: the loss, AdaDelta, the rows, one training run, the steps before it, the tables.
 """
 import argparse
-import copy
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import time
 import zipfile
 from array import array
 from collections import Counter, defaultdict
-from itertools import islice
+from itertools import count, islice
 from typing import Callable, Iterator
 
 import numpy as np
@@ -29,8 +28,8 @@ from torch import Tensor
 import augment
 import teacher_logits
 from bilstm import (UNKNOWN, BadInput, BiLSTM, Encoded, Progress, class_order, command, load,
-                    pick_device, predict, read_rows, read_vectors, save, save_student, span, words,
-                    writing)
+                    pick_device, predict, read_rows, read_vectors, reading, save, save_student,
+                    words, writing)
 
 
 # ---- The loss (§3.2) -----------------------------------------------------------------------------
@@ -91,13 +90,18 @@ def optimizers(model: BiLSTM, lr: float = 1.0, rho: float = 0.95) -> list:
 class Data:
     """A TSV in memory: its rows as word numbers, labels (N,), -1 for none, and logits (N, C)."""
 
-    def __init__(self, path: str, number, classes: list[str] | None = None,
-                 labelled: bool = False):
-        """number: word -> number. classes: None where the labels met here are to name them."""
+    def __init__(self, path: str, number: Callable[[str], int], classes: list[str] | None = None,
+                 labelled: bool = False, held: bool | None = None):
+        """number: word -> number. classes: None where the labels met here are to name them.
+
+        labelled: only the labelled rows. held: every tenth of those (True), all but them (False).
+        """
         self.table = table = read_rows(path)
         self.rows, labels, logits, first = Encoded(table.pair), array("i"), array("f"), {}
+        tenth = count(1)
         for row in table:
-            if row.label or not labelled:
+            out = bool(row.label) and next(tenth) % 10 == 0  # teacher_logits.py holds out the same
+            if (row.label or not labelled) and held in (None, out):
                 self.rows.add(row.texts, number)
                 logits.extend(row.logits)
                 if row.label and row.label not in first:
@@ -126,21 +130,13 @@ class Data:
         self.labels = self.labels.to(device)
         self.logits = None if self.logits is None else self.logits.to(device)
 
-    def take(self, rows: Tensor) -> "Data":
-        some, at = copy.copy(self), rows.to(self.labels.device)
-        some.rows, some.labels = self.rows.take(rows), self.labels[at]
-        some.logits = None if self.logits is None else self.logits[at]
-        return some
-
 
 def name_classes(path: str, logit_names: list[str], first: dict[str, tuple[int, int]]) -> list[str]:
     """The logit columns' names, or the labels' where the columns are only numbered."""
-    named = class_order(first)
-    numbers = [name for name in named if name.lstrip("-").isdigit()]
-    if 0 < len(numbers) < len(named):  # a slip of the pen: name the rarer kind
-        odd = min(numbers, [name for name in named if name not in numbers], key=len)[0]
-        raise BadInput(f"{path}, line {first[odd][1]}: unknown label {odd!r} beside "
-                       f"{', '.join(name for name in named if name != odd)}")
+    named = class_order(first)  # numbers come first: a name among them is a slip of the pen
+    if named and named[0].isdigit() and not named[-1].isdigit():
+        raise BadInput(f"{path}, line {first[named[-1]][1]}: unknown label {named[-1]!r} beside "
+                       f"{', '.join(named[:-1])}")
     if logit_names and (set(named) <= set(logit_names) or len(named) != len(logit_names)):
         named = logit_names
     if len(named) < 2:
@@ -158,17 +154,6 @@ def overlap(train: Data, dev: Data) -> int:
             yield tuple(part.tobytes() for part in row if part.all())
     counts = Counter(row for row in rows(dev) if len(row) == dev.rows.sides)
     return sum(counts[row] for row in {row for row in rows(train) if row in counts})
-
-
-def hold_out(data: Data, seed: int) -> tuple[Data, Data]:
-    """Without a dev file: a tenth of the labelled rows, at most 1,000, is kept from training."""
-    labelled = (data.labels >= 0).nonzero()[:, 0].cpu()
-    chance = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(seed))
-    out = torch.zeros(len(data.rows), dtype=torch.bool)
-    out[labelled[chance[:max(1, min(len(labelled) // 10, 1000))]]] = True
-    if out.all() or not out.any():
-        raise BadInput(f"{data.table.path}: too few labelled rows to hold some out for dev")
-    return data.take((~out).nonzero()[:, 0]), data.take(out.nonzero()[:, 0])
 
 
 def embeddings(vocabulary: dict[str, int], found: dict[str, np.ndarray], seed: int) -> Tensor:
@@ -270,28 +255,17 @@ def resume(path: str, recipe: dict, fresh: bool, model: BiLSTM, optimizer: list)
              "seconds": 0.0}
     if fresh or not os.path.exists(path):
         return state
-    old = load(path)
-    try:
+    with reading(path, "the state of an interrupted run; remove it, or use --fresh"):
+        old = load(path)
         changed = [k for k in recipe if old["recipe"].get(k) != recipe[k]]
         if changed:
             print(f"note     {path} is from other settings ({', '.join(changed)}): starting anew")
             return state
-        model.load_state_dict(old.pop("model"), strict=False)
-        for o, saved in zip(optimizer, old.pop("optimizer")):
+        model.load_state_dict(old["model"], strict=False)
+        for o, saved in zip(optimizer, old["optimizer"]):
             o.load_state_dict(saved)
         print(f"note     {path}: going on after epoch {old['epoch']}")
         return {key: old[key] for key in state}
-    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: damaged ({' '.join(str(error).split())[:80]}); remove it, or use "
-                       "--fresh") from None
-
-
-def digest(*parts) -> str:
-    """A short hash of tensors and text: what tells one set of rows from another."""
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(part.cpu().numpy() if isinstance(part, Tensor) else repr(part).encode())
-    return h.hexdigest()[:16]
 
 
 def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], dict, Tensor]:
@@ -300,7 +274,8 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
     beside = {name: f"{stem}.{name}.tsv" for name in ("dev", "dev-mm", "test")
               if os.path.exists(f"{stem}.{name}.tsv")} | ({"dev": args.dev} if args.dev else {})
     vocabulary: dict[str, int] = defaultdict(lambda: len(vocabulary), {UNKNOWN: 0})
-    data = Data(source, vocabulary.__getitem__, labelled=alpha == 1 and not args.logits)
+    data = Data(source, vocabulary.__getitem__, None, alpha == 1 and not args.logits,
+                None if "dev" in beside else False)
     if data.logits is None and (alpha < 1 or (data.labels < 0).any()):
         raise BadInput(f"{source}, line 1: no logits; expected columns logit_0, logit_1, ... as "
                        "teacher_logits.py writes them (--alpha 1 needs none)")
@@ -318,19 +293,20 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
           (f", {(len(found) - new) / (read - 1):.1%} of them with a vector; {new:,} more, with a "
            "vector, from dev and test" if found else
            "; their vectors start at random (the paper's are word2vec: --vectors FILE)"))
-    devs = {name: Data(path, lambda word: vocabulary.get(word, 0), data.classes)
-            for name, path in beside.items() if name != "test"}
-    for path, some in [(source, data), *((beside[name], dev) for name, dev in devs.items())]:
+    devs = {name: Data(beside.get(name, source), lambda word: vocabulary.get(word, 0),
+                       data.classes, held=None if name in beside else True)
+            for name in ["dev"] + ["dev-mm"] * ("dev-mm" in beside)}
+    for some in [data, *devs.values()]:
         if some.table.pair != data.table.pair:
-            raise BadInput(f"{path}: pairs beside single sentences; {source} has the other kind")
-        if (some.labels < 0).all() and (some is not data or "dev" not in devs):
-            raise BadInput(f"{path}: no row has a label, and dev needs some")
+            raise BadInput(f"{some.table.path}: pairs beside single sentences; {source} has the "
+                           "other kind")
+        if some is not data and (some.labels < 0).all():
+            raise BadInput(f"{some.table.path}: no row has a label, and dev needs some")
         some.freeze(args.device)
-    if "dev" not in devs:
-        data, held = hold_out(data, args.seed)
-        devs = {"dev": held, **devs}
-        print(f"note     no {stem}.dev.tsv: {len(held.rows):,} labelled rows are held out instead; "
-              "what is like\n         them stays in training, so this dev accuracy flatters")
+    if "dev" not in beside:
+        print(f"note     no {stem}.dev.tsv: {len(devs['dev'].rows):,} labelled rows, each tenth, "
+              "are held out instead;\n         what is like them stays in training, so this dev "
+              "accuracy flatters")
     return data, devs, vocabulary, embeddings(vocabulary, found, args.seed)
 
 
@@ -358,10 +334,9 @@ def distil(args, source: str, alpha: float, output: str, teacher: str) -> dict:
     model = BiLSTM(vectors, len(data.classes), args.hidden, args.fc, data.table.pair, args.dropout)
     print(f"student  {model.size():,} parameters without embeddings; alpha {alpha:g}, batch "
           f"{args.batch_size}, {args.device.type}", flush=True)
-    logits = 0 if data.logits is None else data.logits
-    recipe = {"training rows": digest(data.rows.ids, data.rows.starts, data.labels, logits),
-              "dev rows": digest(*(x for d in devs.values() for x in (d.rows.ids, d.labels))),
-              "word vectors": digest(vectors), "classes": data.classes, "alpha": alpha,
+    recipe = {"training rows": teacher_logits.digest([source]),
+              "dev rows": teacher_logits.digest([dev.table.path for dev in devs.values()]),
+              "word vectors": hashlib.sha256(vectors.numpy()).hexdigest(), "alpha": alpha,
               "device": args.device.type, "threads": torch.get_num_threads(),
               **{k: getattr(args, k) for k in ("hidden", "fc", "dropout", "batch_size", "seed")}}
     best = train(model.to(args.device), data, devs, recipe, args, output, lambda: save_student(

@@ -22,7 +22,7 @@ import time
 import unicodedata
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from glob import escape, glob
 from itertools import islice
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_device, read_rows,
-                    save, span, writing)
+                    reading, save, span, writing)
 
 
 # By the data's stem: a name on the hub, what its outputs stand for, its accuracy on GLUE's dev set
@@ -217,16 +217,6 @@ SIZES = {"vocab_size": 1 << 20, "hidden_size": 1 << 13, "num_hidden_layers": 100
          "max_position_embeddings": 1 << 16, "type_vocab_size": 100}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 Checkpoint = namedtuple("Checkpoint", "config vocabulary weights")  # dict, list, name -> Tensor
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Whatever goes wrong with a file from other hands becomes one line that names the file."""
-    try:
-        yield
-    except Exception as error:  # hostile bytes raise a dozen kinds
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{path}: {reason} ({type(error).__name__})") from None
 
 
 def files(folder: str) -> list[str]:
@@ -519,24 +509,26 @@ def resume(state: str, made: dict) -> dict:
         return run if run and run["made"] == made else {"made": made, "done": 0, "best": -1.0}
 
 
+def made_from(folder: str) -> dict:
+    """What a teacher that was trained here keeps of its making; {} of any other, and of none."""
+    with suppress(BadInput):
+        return read_checkpoint(folder).config.get("made", {})
+    return {}
+
+
 def there(folder: str, made: dict, start: str) -> bool:
     """Does the teacher lie there that these rows and settings make? Nobody else's is replaced."""
-    while True:
-        old = {}
-        with suppress(BadInput):
-            old = read_checkpoint(folder).config.get("made", {})
-        if old == made:
-            print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
-        elif os.path.isdir(folder) and (not old or os.path.realpath(start) == os.path.realpath(
-                folder) or start == "scratch" and old.get("start") != "scratch"):
-            raise BadInput(f"{folder} lies there and is not replaced; say --teacher {folder}, or "
-                           "move it away")
-        elif RANK:
-            time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
-            continue
-        elif old:
-            print(f"teacher  {folder} was trained on other rows or in another way: trained anew")
-        return old == made
+    while (old := made_from(folder)) != made and RANK:
+        time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
+    if old == made:
+        print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
+    elif os.path.isdir(folder) and (not old or os.path.realpath(start) == os.path.realpath(folder)
+                                    or start == "scratch" and old.get("start") != "scratch"):
+        raise BadInput(f"{folder} lies there and is not replaced; say --teacher {folder}, or move "
+                       "it away")
+    elif old:
+        print(f"teacher  {folder} was trained on other rows or in another way: trained anew")
+    return old == made
 
 
 def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> str:
