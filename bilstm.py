@@ -258,7 +258,8 @@ def _text(f: BinaryIO, count: int, width: int,
         if word.lower() in wanted:
             first, *numbers = line.rsplit(b" ", width)
             if b" " not in first:  # GloVe has a few "words" with a blank in them
-                yield word, np.array(numbers, dtype=np.float32)
+                with np.errstate(over="ignore"):
+                    yield word, np.array(numbers, dtype=np.float32)
     if n < count:
         raise ValueError(f"cut short: {n} vectors where line 1 promises {count}")
 

@@ -17,6 +17,7 @@ import time
 import zipfile
 from array import array
 from collections import Counter, defaultdict
+from contextlib import suppress
 from itertools import count, islice
 from typing import Callable, Iterator
 
@@ -113,14 +114,14 @@ class Data:
         self.classes = classes or name_classes(path, table.logit_names, first)
         for name, (_, line) in first.items():
             if name not in self.classes:
-                raise BadInput(f"{path}, line {line}: unknown label {name!r}; expected one of "
-                               f"{', '.join(self.classes)}")
+                raise BadInput(f"{path}, line {line}: unknown label {name[:80]!r}; expected one of "
+                               f"{', '.join(self.classes)[:200]}")
         order = torch.tensor([self.classes.index(name) for name in first] + [-1])
         self.labels = order[torch.tensor(np.frombuffer(labels, dtype=np.int32)).long()]
         width = len(table.logits)
         if width and width != len(self.classes):
             raise BadInput(f"{path}, line 1: {width} logits, but the classes are "
-                           f"{', '.join(self.classes)}")
+                           f"{', '.join(self.classes)[:200]}")
         self.logits = torch.tensor(np.frombuffer(logits, dtype=np.float32)).view(-1, width) \
             if width else None
 
@@ -135,8 +136,8 @@ def name_classes(path: str, logit_names: list[str], first: dict[str, tuple[int, 
     """The logit columns' names, or the labels' where the columns are only numbered."""
     named = class_order(first)  # numbers come first: a name among them is a slip of the pen
     if named and named[0].isdigit() and not named[-1].isdigit():
-        raise BadInput(f"{path}, line {first[named[-1]][1]}: unknown label {named[-1]!r} beside "
-                       f"{', '.join(named[:-1])}")
+        raise BadInput(f"{path}, line {first[named[-1]][1]}: unknown label {named[-1][:80]!r} "
+                       f"beside {', '.join(named[:-1])[:80]}")
     if logit_names and (set(named) <= set(logit_names) or len(named) != len(logit_names)):
         named = logit_names
     if len(named) < 2:
@@ -380,20 +381,19 @@ def fetch_glue(path: str) -> None:
                     with z.open(f"{folder}/{member}.tsv") as rows, \
                             writing(stem + ending + ".tsv") as f:
                         shutil.copyfileobj(rows, f)
-    except (BadInput, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: no such file, and it cannot be fetched ({error}); bring "
-                       f"{GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, dev.tsv as "
+    except Exception as error:  # of a damaged archive: a dozen kinds
+        raise BadInput(f"{path}: no such file, and it cannot be fetched ({str(error)[:200]}); "
+                       f"bring {GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, dev.tsv as "
                        f"{stem}.dev.tsv. sample.tsv works offline") from None
 
 
 def notes(data: str) -> dict[str, dict]:
     """STEM.made.json: for each file what it was made from, and the sha256 it then had."""
-    try:
+    with suppress(Exception):  # none yet, or not ours
         with open(data.removesuffix(".tsv") + ".made.json", encoding="utf-8") as f:
             return {name: {"recipe": dict(note["recipe"]), "sha256": note["sha256"]}
                     for name, note in json.load(f).items()}
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
-        return {}  # none yet, or not ours
+    return {}
 
 
 def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:

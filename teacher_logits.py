@@ -242,6 +242,7 @@ def read_checkpoint(folder: str) -> Checkpoint:
         c = {"layer_norm_eps": 1e-12} | json.loads(f.read(1 << 20))
         bad = [k for k, only in FIXED.items() if c.get(k, only) != only]
         bad += [k for k, n in SIZES.items() if type(c.get(k)) is not int or not 0 < c[k] <= n]
+        bad += ["layer_norm_eps"] * (type(c["layer_norm_eps"]) is not float)
         if bad or c["hidden_size"] % c["num_attention_heads"] or c["type_vocab_size"] < 2:
             raise ValueError(f"no BERT that can be read here: {', '.join(bad) or 'heads, types'}")
     with reading(vocabulary), open(vocabulary, encoding="utf-8", newline="\n") as f:

@@ -376,7 +376,7 @@ def test_vectors_no_vectors():
     noise = random.Random(0).randbytes(1 << 16)
     for content in (b"", b"\n", b"sentence\tlabel\na\t1\n", noise, b"\x1f\x8b" + noise,
                     b"3 0\nthe\n", b"the 1 2 x\n", b"2 3\nthe 1 2 3\nfilm 1 x 3\n",
-                    b"the 1 2 3\nfilm 1 nan 3\n", vector_file("binary", {"film": [0, math.inf, 0]}),
+                    b"the 1 2 3\nfilm 1 1e999 3\n", vector_file("binary", {"film": [0, math.inf, 0]}),
                     b"{\"the\": [1, 2, 3]}\n", b"PK\x03\x04" + noise):
         path = put(folder(), "v", content)
         raises(lambda: read_vectors(path, VECTORS), path)
@@ -903,6 +903,8 @@ def test_data_bad():
             (["sentence\tlabel", "a\t0", "b\tgood"], ["0", "1"], "line 3: unknown label 'good'"),
             (["sentence\tlabel", "a\t0", "b\t1", "c\t0", "d\tl"], None,
              "line 5: unknown label 'l'"),
+            (["sentence\tlabel", "a\t0", "b\t1", "c\t" + "x" * 99999], None,
+             f"line 4: unknown label {'x' * 80!r} beside 0, 1"),
             (["sentence\tlabel", "a\t0", "b\t0"], None, "1 class"),
             (["sentence", "a"], None, "class"),
             (["sentence\tlabel\tlogit_0\tlogit_1", "a\t0\t1\t2", "b\t1\t1\t2", "c\t2\t1\t2"], None,
@@ -1363,7 +1365,7 @@ def test_made():
     assert times == 3 and get(path) == b"edited by hand" and "as it is" in said
     os.remove(path)
     assert make({"n": 5})[0] == 4
-    for damaged in (b"{", b"[]", b'{"x.out": 3}'):
+    for damaged in (b"{", b"[]", b'{"x.out": 3}', b"[" * 100000, b"\xff"):
         put(where, "x.made.json", damaged)
         put(where, "x.out", b"whose?")
         assert make({"n": 5})[0] == 4 and get(path) == b"whose?"
@@ -1388,6 +1390,12 @@ def test_fetch_glue():
     raises(lambda: fetch("0" * 64), path, "SST-2.zip")
     raises(lambda: fetch(sha256, "file:///nowhere/"), path, "SST-2/train.tsv")  # 404: gone
     assert sorted(os.listdir(where)) == ["SST-2.zip"]
+    whole = get(where, "SST-2.zip")
+    for at, byte in ((60, 0xff), (8, 99), (len(whole) - 30, 0)):  # its data, its method, its index
+        put(where, "SST-2.zip", whole[:at] + bytes([byte]) * 8 + whole[at + 8:])
+        raises(lambda: fetch(hashlib.sha256(get(where, "SST-2.zip")).hexdigest()), path)
+        assert "sst2.tsv" not in os.listdir(where)
+    put(where, "SST-2.zip", whole)
     fetch(sha256)
     for ending, member in ((".tsv", "train"), (".dev.tsv", "dev"), (".test.tsv", "test")):
         assert get(where, "sst2" + ending).decode() == members[f"SST-2/{member}.tsv"]
@@ -2068,7 +2076,8 @@ def test_what_is_no_bert_is_refused_in_one_line_that_names_the_file():
                {"position_embedding_type": "relative_key"}, {"num_hidden_layers": 10 ** 6},
                {"hidden_size": -8}, {"hidden_size": 8.0}, {"hidden_size": 1 << 20}, {"vocab_size": "18"},
                {"num_attention_heads": 3}, {"num_attention_heads": 0}, {"type_vocab_size": 1},
-               {"intermediate_size": 10 ** 12}, {"max_position_embeddings": None}]
+               {"intermediate_size": 10 ** 12}, {"max_position_embeddings": None},
+               {"layer_norm_eps": "small"}]
         for n, config in enumerate(bad):
             write_teacher(f"{tmp}/{n}", w, **config)
             refuses(load(n), f"{tmp}/{n}/config.json")
