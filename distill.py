@@ -383,8 +383,8 @@ def fetch_glue(path: str) -> None:
                         shutil.copyfileobj(rows, f)
     except Exception as error:  # of a damaged archive: a dozen kinds
         raise BadInput(f"{path}: no such file, and it cannot be fetched ({str(error)[:200]}); "
-                       f"bring {GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, dev.tsv as "
-                       f"{stem}.dev.tsv. sample.tsv works offline") from None
+                       f"bring {GLUE_URL}{name} here and unpack {folder}/train.tsv as {path}, "
+                       f"dev.tsv as {stem}.dev.tsv. sample.tsv works offline") from None
 
 
 def notes(data: str) -> dict[str, dict]:
