@@ -108,11 +108,11 @@ class Tagger:
             totals.update(self.counts[word])
             for hint in hints(word)[:-1]:
                 self.counts[hint].update(self.counts[word].keys())  # once, however frequent
+        self.options = lru_cache(maxsize=1 << 18)(self.options)
         self.share = {tag: n / totals.total() for tag, n in totals.items()}
         after = {tag: backoff(self.counts[f"> {tag}"], self.share) for tag in self.share}
         self.step = {t: {tag: round(1000 * log(after[t][tag])) for tag in after} for t in after}
 
-    @lru_cache(maxsize=1 << 18)
     def options(self, word: str) -> list[tuple[str, int]]:
         """The tags that a word may have, with the score of P(word given tag).
 

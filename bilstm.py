@@ -399,8 +399,9 @@ def reading(path: str, expected: str = "") -> Iterator[None]:
     except BadInput:
         raise
     except Exception as error:  # hostile bytes raise a dozen kinds
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise BadInput(f"{path}: {reason} ({type(error).__name__})" +
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BadInput(f"{path}: {'no ' * isinstance(error, KeyError)}"
+                       f"{' '.join(reason.split())[:200]}" +
                        f"; expected {expected}" * bool(expected)) from None
 
 

@@ -575,8 +575,8 @@ def main() -> None:
     args = arguments()
     args.device, source, teacher, score = pick_device(args.device), args.data, "none", None
     output = (args.output or args.data).removesuffix(".tsv").removesuffix(".student.pt")
-    if not os.path.isdir(os.path.dirname(output) or "."):
-        raise BadInput(f"-o {args.output}: there is no such folder")
+    if not os.access(os.path.dirname(output) or ".", os.W_OK):
+        raise BadInput(f"{output}: there is no such folder, or nothing can be written in it")
     asked = args.epochs
     if not args.data.endswith(".tsv") or args.table1 and args.alpha == 1:
         raise BadInput("expected a file that ends in .tsv, and with --table1 an --alpha below 1")

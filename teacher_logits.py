@@ -523,6 +523,8 @@ def there(folder: str, made: dict, start: str) -> bool:
         time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
     if old == made:
         print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
+    elif not os.access(os.path.dirname(folder) or ".", os.W_OK):
+        raise BadInput(f"{folder}: nothing can be written there")
     elif os.path.isdir(folder) and (not old or os.path.realpath(start) == os.path.realpath(folder)
                                     or start == "scratch" and old.get("start") != "scratch"):
         raise BadInput(f"{folder} lies there and is not replaced; say --teacher {folder}, or move "
