@@ -396,31 +396,32 @@ def notes(data: str) -> dict[str, dict]:
     return {}
 
 
+def origin(path: str, args) -> dict | None:
+    """What the file was made from; {} where somebody else made it, None where nobody has yet."""
+    if args.fresh or not os.path.exists(path):
+        return None
+    note = notes(args.data).get(os.path.basename(path))
+    if note and note["sha256"] == teacher_logits.digest([path]):
+        return note["recipe"]
+    print(f"         {path} is not of this run's making: taken as it is (--fresh makes anew)")
+    return {}
+
+
 def made(path: str, recipe: dict, args, make: Callable[[], None]) -> None:
     """Make the file, unless it lies there and the same recipe made it, or somebody else did."""
-    old = notes(args.data).get(os.path.basename(path))
-    if os.path.exists(path) and not args.fresh:
-        if foreign(path, args):
-            return
-        changed = [k for k in recipe if old["recipe"].get(k) != recipe[k]]
-        if not changed:
-            print(f"         {path} lies there, made from the same: taken up")
-            return
+    old = origin(path, args)
+    if old == {}:
+        return
+    if old == recipe:
+        print(f"         {path} lies there, made from the same: taken up")
+        return
+    if old:
+        changed = [k for k in recipe if old.get(k) != recipe[k]]
         print(f"         {path} was made from another {', '.join(changed)}: made anew")
     make()
     new = {os.path.basename(path): {"recipe": recipe, "sha256": teacher_logits.digest([path])}}
     with writing(args.data.removesuffix(".tsv") + ".made.json") as f:
         f.write(json.dumps(notes(args.data) | new, indent=1).encode())
-
-
-def foreign(path: str, args) -> bool:
-    """Does somebody else's file lie there: from another machine, or by a script alone?"""
-    old = notes(args.data).get(os.path.basename(path), {})
-    other = os.path.exists(path) and not args.fresh and \
-        old.get("sha256") != teacher_logits.digest([path])
-    if other:
-        print(f"         {path} is not of this run's making: taken as it is (--fresh makes anew)")
-    return other
 
 
 def choose_teacher(args, logits: str) -> tuple[str, str]:
@@ -449,7 +450,7 @@ def whole_run(args) -> tuple[str, str, dict | None]:
     """
     stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
     transfer, logits, dev = stem + ".transfer.tsv", stem + ".logits.tsv", stem + ".dev.tsv"
-    if foreign(logits, args):
+    if origin(logits, args) == {}:
         return logits, logits, None
     name, folder = choose_teacher(args, logits)
     score, tries, dev = None, args.n_iter, args.dev or dev
