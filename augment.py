@@ -205,7 +205,7 @@ def transfer_set(source: str, output: str, n_iter: int | None = None, p_mask: fl
     table = read_rows(source)
     n_iter = (10 if table.pair else 20) if n_iter is None else n_iter
     print(f"reading and tagging {source}", flush=True)
-    with writing(output) as f:
+    with writing(output, source) as f:
         f.write(b"sentence1\tsentence2\tlabel\n" if table.pair else b"sentence\tlabel\n")
         rows, corpus = originals(table, f, seen)
         print(f"augmenting {len(rows):,} rows, {n_iter} tries each", flush=True)

@@ -430,11 +430,15 @@ def span(seconds: float) -> str:
 
 
 @contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
-    """A binary file beside `path`, moved into place when the block is done: whole, or not there."""
+def writing(path: str, source: str = "") -> Iterator[BinaryIO]:
+    """A binary file beside `path`, moved into place when the block is done: whole, or not there.
+
+    Raises BadInput where a folder, a device, or the file `source` itself would be replaced.
+    """
     part = f"{path}.part{os.environ.get('RANK', '')}"  # one a process under torchrun
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise BadInput(f"{path}: not a plain file; nothing is moved onto it")
+    if os.path.realpath(path) == os.path.realpath(source) or \
+            os.path.exists(path) and not os.path.isfile(path):
+        raise BadInput(f"{path}: the input, or no plain file; nothing is moved onto it")
     try:
         with open(part, "wb") as f:
             yield f
@@ -491,7 +495,7 @@ def main() -> None:
             raise BadInput(f"{args.tsv}: {'pairs' if table.pair else 'single sentences'}, but the "
                            f"student reads {'pairs' if model.pair else 'single sentences'}")
         answers = _answers(model, number, (row.texts for row in table))
-        with writing(args.output) if args.output else nullcontext(sys.stdout.buffer) as f:
+        with writing(args.output, args.tsv) if args.output else nullcontext(sys.stdout.buffer) as f:
             f.write(b"index\tprediction\n")
             f.writelines(f"{i}\t{labels[int(p.argmax())]}\n".encode()
                          for i, (p, _) in enumerate(answers))

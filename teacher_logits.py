@@ -564,6 +564,8 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     Each chunk of rows is a file, in a folder whose name holds a hash of all that the logits depend
     on; what is there is not done again. torchrun's processes work through it side by side.
     """
+    if os.path.realpath(output) == os.path.realpath(data):
+        raise BadInput(f"{output}: the input itself; -o names another file")
     table, dev = read_rows(data), stem(data) + ".dev.tsv"
     count = Counter(row.label for row in table)
     total, count[""] = count.total(), 0

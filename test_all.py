@@ -730,6 +730,20 @@ def test_writing():
     assert get(path) == b"new" and os.listdir(where) == ["x"]
 
 
+def test_nothing_is_written_onto_its_input():
+    """-o that names the file to be read is refused, and the file stays as it was."""
+    where = folder()
+    rows, model = tsv(where, "x.tsv", ["sentence\tlabel", "a film\t1"]), os.path.join(where, "m.pt")
+    save_student(model, student(vocabulary=2), [UNKNOWN, "film"], ["0", "1"])
+    write_teacher(f"{where}/teacher", small_weights())
+    before = get(rows)
+    for main, *arguments in ((augment.main, rows), (bilstm.main, model, rows),
+                             (teacher_logits.main, rows, "--teacher", f"{where}/teacher")):
+        for name in (rows, os.path.join(where, ".", "x.tsv")):
+            refused(call(main, *arguments, "-o", name), name)
+            assert get(rows) == before and sorted(os.listdir(where)) == ["m.pt", "teacher", "x.tsv"]
+
+
 def test_command():
     """Ctrl-C: 130 and what was kept; a full disk or bad input: 2; each one line, no traceback."""
     def stop(error):
