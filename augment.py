@@ -140,6 +140,7 @@ class Tagger:
 LINE = re.compile(r"(> [^\t ]+|[^\t ]{1,20})\t([^\t ]+ [1-9]\d{0,8}(?: [^\t ]+ [1-9]\d{0,8})*)")
 # CoNLL-U: a word and its two tags, or a sentence's end; no contraction (1-2), no unsaid word (1.1).
 TOKEN = re.compile(r"^(?:\d+\t([^\t\n]+)\t[^\t\n]*\t([^\t\n]+)\t([^\t\n]+)\t.*)?$", re.M)
+ODD = re.compile(r"^(?!$|#|[\d.-]+\t[^\t\n]+\t[^\t\n]*\t[^\t\n]+\t[^\t\n]+\t)", re.M)  # none of it
 
 
 def read_text(path: str) -> str:
@@ -162,8 +163,11 @@ def read_counts(path: str) -> dict[str, Counter]:
 
 def count_treebank(path: str, source: str, output: str) -> None:
     """Make such a file from CoNLL-U, lower-cased: Penn tags (column 5), or universal ones (4)."""
-    counts, before = defaultdict(Counter), EDGE
-    for word, universal, penn in (t.groups("") for t in TOKEN.finditer(read_text(path) + "\n")):
+    counts, before, text = defaultdict(Counter), EDGE, read_text(path) + "\n"
+    if odd := ODD.search(text):
+        raise BadInput(f"{path}, line {text[:odd.start()].count(chr(10)) + 1}: expected CoNLL-U, "
+                       "ten columns with tabs between")
+    for word, universal, penn in (t.groups("") for t in TOKEN.finditer(text)):
         tag = (universal if penn == "_" else penn) or EDGE
         counts[f"> {before}"][tag] += 1
         counts[word.lower()][tag] += 1

@@ -380,7 +380,7 @@ def command(main: Callable[[], None], kept: str) -> None:
         return
     except BrokenPipeError:  # the reader of our output (`| head`) has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+        sys.exit(1)  # as Python itself does
     except KeyboardInterrupt:
         code, line = 130, f"\nstopped: {kept}"
     except BadInput as error:

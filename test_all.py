@@ -757,13 +757,14 @@ def test_command():
 
 
 def test_command_broken_pipe():
-    """Output that nobody reads any more (`| head -1`) ends a script without a word."""
+    """Output that nobody reads any more (`| head -1`) ends a script without a word; its exit code says
+    that it is not done."""
     path = os.path.join(trained()[0], "x.student.pt")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, os.path.join(HERE, "bilstm.py"), path]
     process = subprocess.Popen(command, env=ENV, **pipes)
     process.stdout.close()
-    assert process.communicate(b"a film\n" * 9)[1] == b"" and process.returncode == 0
+    assert process.communicate(b"a film\n" * 9)[1] == b"" and process.returncode == 1
 
 
 def test_progress():
@@ -1803,7 +1804,11 @@ def test_a_treebank_becomes_a_counts_file():
         assert augment.Tagger(counts).tag(["do", "n't", "stop", "."]) == ["VB", "RB", "VB", "PUNCT"]
         with open(plain, "w") as f:
             f.write("sentence\tlabel\nno treebank\t1\n")
-        _refused(lambda: augment.count_treebank(plain, "x", counts), plain, "CoNLL-U")
+        _refused(lambda: augment.count_treebank(plain, "x", counts), plain, "line 1", "CoNLL-U")
+        with open(plain, "w") as f:
+            f.write(CONLLU.replace("\n\n", "\n3 cut\n\n", 1))
+        _refused(lambda: augment.count_treebank(plain, "x", counts), plain,
+                 f"line {CONLLU[:CONLLU.index(chr(10) * 2)].count(chr(10)) + 2}", "CoNLL-U")
         with open(counts, encoding="utf-8") as f:
             assert f.read() == from_gz
 
