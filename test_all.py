@@ -7,6 +7,7 @@ On the CPU, without a network, with small files that the tests make in a tempora
 import argparse
 import ast
 import contextlib
+import csv
 import gzip
 import hashlib
 import http.server
@@ -20,6 +21,7 @@ import pickle
 import random
 import re
 import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -2649,6 +2651,22 @@ def test_readme_commands_exist():
         if script != "test_all.py":
             used = {word for word in rest if word.startswith("-")}
             assert used <= flags[script], (command, used - flags[script])
+
+
+def test_readme_results():
+    """Every figure of SST-2's table is the mean of its runs' best epochs in results.csv."""
+    best = {}
+    for row in csv.DictReader(get(HERE, "results.csv").decode().splitlines()):
+        seeds, accuracy = best.setdefault(row["run"], {}), 100 * float(row["dev_acc"])
+        seeds[row["seed"]] = max(accuracy, seeds.get(row["seed"], 0))
+    table = re.findall(r"^\| ([a-z]) \|.*\| ([\d.]+(?: \+- [\d.]+)?) \|.*\|$",
+                       get(HERE, "README.md").decode(), re.M)
+    assert [run for run, _ in table] == [run for run in best if len(run) == 1] and len(table) > 3
+    for run, said in table:
+        seeds = list(best[run].values())
+        spread = f" +- {statistics.stdev(seeds):.1f}" if len(seeds) > 1 else ""
+        assert said == f"{statistics.mean(seeds):.1f}{spread}", run
+    assert len(get(HERE, "results.svg")) <= 20000
 
 
 def test_shape_of_the_code():
