@@ -8,6 +8,7 @@ import argparse
 import ast
 import contextlib
 import csv
+import gc
 import gzip
 import hashlib
 import http.server
@@ -30,6 +31,7 @@ import threading
 import time
 import traceback
 import tracemalloc
+import weakref
 import zipfile
 from collections import Counter
 from functools import lru_cache
@@ -1758,6 +1760,17 @@ def test_the_tagger_knows_penn_tags_and_guesses_unknown_words():
                        ("in 1743 , it 's flobbish", "IN CD , PRP VBZ JJ")):
         assert tagger.tag(text.split()) == tags.split(), tagger.tag(text.split())
         assert augment.Tagger().tag(text.split()) == tags.split()
+
+
+def test_a_taggers_memory_goes_with_it():
+    """Its cache of words is its own: no second tagger, no file read in a loop, keeps the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        tagger = augment.Tagger(_hand_made(folder))
+        tagger.tag(["a", "film"])
+    gone = weakref.ref(tagger)
+    del tagger
+    gc.collect()
+    assert gone() is None
 
 
 def test_the_shipped_counts_are_small_and_name_their_source():
