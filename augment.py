@@ -144,10 +144,13 @@ ODD = re.compile(r"^(?!$|#|[\d.-]+\t[^\t\n]+\t[^\t\n]*\t[^\t\n]+\t[^\t\n]+\t)", 
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 file, plain or .gz; of a larger one the first 256 million letters."""
+    """A UTF-8 file, plain or .gz, of less than 256 million letters."""
     with reading(path), (gzip.open if path.endswith(".gz") else open)(
-            path, "rt", encoding="utf-8") as f:
-        return f.read(1 << 28).rstrip("\n")  # ours: bounds what a .gz unpacks to
+            path, "rt", encoding="utf-8-sig") as f:
+        text = f.read(1 << 28)  # ours: bounds what a .gz unpacks to
+        if len(text) == 1 << 28:
+            raise ValueError("too large; expected less than 256 million letters")
+        return text.rstrip("\n")
 
 
 def read_counts(path: str) -> dict[str, Counter]:
@@ -176,7 +179,7 @@ def count_treebank(path: str, source: str, output: str) -> None:
         raise BadInput(f"{path}: no tagged word in it; expected a treebank in CoNLL-U")
     lines = [f"{key}\t" + " ".join(f"{tag} {n}" for tag, n in sorted(counts[key].items()))
              for key in sorted(counts)]
-    with writing(output) as f:
+    with writing(output, path) as f:
         f.write("\n".join([f"# Counts from {source}", *filter(LINE.fullmatch, lines), ""]).encode())
     print(f"{output}: the tags of {len(counts):,} words")
 

@@ -373,7 +373,8 @@ class BadInput(Exception):
 
 
 def command(main: Callable[[], None], kept: str) -> None:
-    """Run a script; what stops it is told in one line on stderr, with exit code 2 (Ctrl-C: 130)."""
+    """Run a script; what stops it is told in one line on stderr, with exit code 2 (Ctrl-C: 130;
+    where nobody reads our output any more: 1, without a word)."""
     try:
         main()
         sys.stdout.flush()

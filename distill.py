@@ -109,8 +109,8 @@ class Data:
                     first[row.label] = len(first), row.line
                 labels.append(first[row.label][0] if row.label else -1)
         if not len(self.rows):
-            raise BadInput(f"{path}: no row left to use "
-                           f"({dict(table.dropped) or 'none has a label'})")
+            reason = dict(table.dropped) or f"{'fewer than ten' if held else 'none'} with a label"
+            raise BadInput(f"{path}: no row left to use ({reason})")
         self.classes = classes or name_classes(path, table.logit_names, first)
         for name, (_, line) in first.items():
             if name not in self.classes:
@@ -135,9 +135,11 @@ class Data:
 def name_classes(path: str, logit_names: list[str], first: dict[str, tuple[int, int]]) -> list[str]:
     """The logit columns' names, or the labels' where the columns are only numbered."""
     named = class_order(first)  # numbers come first: a name among them is a slip of the pen
-    if named and named[0].isdigit() and not named[-1].isdigit():
-        raise BadInput(f"{path}, line {first[named[-1]][1]}: unknown label {named[-1][:80]!r} "
-                       f"beside {', '.join(named[:-1])[:80]}")
+    numbers = sum(name.lstrip("-").isdigit() for name in named)
+    if 0 < numbers < len(named):
+        odd = named.pop(-1 if 2 * numbers >= len(named) else 0)
+        raise BadInput(f"{path}, line {first[odd][1]}: unknown label {odd[:80]!r} beside "
+                       f"{', '.join(named)[:80]}")
     if logit_names and (set(named) <= set(logit_names) or len(named) != len(logit_names)):
         named = logit_names
     if len(named) < 2:
@@ -282,7 +284,8 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
                        "teacher_logits.py writes them (--alpha 1 needs none)")
     read, found = len(vocabulary), {}
     if args.vectors:
-        new = {word for path in beside.values() for row in read_rows(path, keep=True)
+        others = [*beside.values(), *[source] * ("dev" not in beside)]  # or what is held out
+        new = {word for path in others for row in read_rows(path, keep=True)
                for text in row.texts for word in words(text)} - vocabulary.keys()
         found = read_vectors(args.vectors, vocabulary.keys() | new)
         if not found:
@@ -299,8 +302,7 @@ def read_all(args, source: str, alpha: float) -> tuple[Data, dict[str, Data], di
             for name in ["dev"] + ["dev-mm"] * ("dev-mm" in beside)}
     for some in [data, *devs.values()]:
         if some.table.pair != data.table.pair:
-            raise BadInput(f"{some.table.path}: pairs beside single sentences; {source} has the "
-                           "other kind")
+            raise BadInput(f"{some.table.path}: pairs beside single sentences, or {source} is")
         if some is not data and (some.labels < 0).all():
             raise BadInput(f"{some.table.path}: no row has a label, and dev needs some")
         some.freeze(args.device)
@@ -559,10 +561,10 @@ def arguments() -> argparse.Namespace:
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
     add("--epochs", type=int, help="at most (ours, 30: the authors' code; scratch: see its note)")
     add("--patience", type=int, default=5,
-        help="epochs without a better dev accuracy (ours, 5: 3 lost up to 0.6 points, 4 nothing)")
+        help="epochs without a better dev accuracy (ours, 5: 3 lost 0.6 points in one run)")
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu")
-    add("--fresh", action="store_true", help="make everything anew")
+    add("--fresh", action="store_true", help="make all anew but a teacher that was trained alike")
     add("-o", "--output", help="OUTPUT.student.pt and OUTPUT.log.csv (default: the stem)")
     args = parser.parse_args()
     limits = {"alpha": 1, "dropout": 0.99, "hidden": 1 << 14, "fc": 1 << 14, "epochs": 1 << 20,
@@ -583,6 +585,9 @@ def main() -> None:
     asked = args.epochs
     if not args.data.endswith(".tsv") or args.table1 and args.alpha == 1:
         raise BadInput("expected a file that ends in .tsv, and with --table1 an --alpha below 1")
+    for path in filter(None, (args.dev, args.vectors)):  # before hours of labelling
+        if not os.path.isfile(path):
+            raise BadInput(f"{path}: no such file")
     if not args.logits:
         fetch_glue(args.data)
     table = read_rows(args.data) if args.table1 or not args.logits else None

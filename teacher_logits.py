@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import lru_cache
 from glob import escape, glob
 from itertools import islice
-from typing import Callable, Iterator
+from typing import Callable
 from urllib.request import Request, urlopen
 
 import numpy as np

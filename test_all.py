@@ -924,6 +924,8 @@ def test_data_bad():
              "line 5: unknown label 'l'"),
             (["sentence\tlabel", "a\t0", "b\t1", "c\t" + "x" * 99999], None,
              f"line 4: unknown label {'x' * 80!r} beside 0, 1"),
+            (["sentence\tlabel", "a\tpos", "b\tneg", "c\t0"], None, "line 4: unknown label '0'"),
+            (["sentence\tlabel", "a\t-1", "b\t1", "c\tl"], None, "line 4: unknown label 'l'"),
             (["sentence\tlabel", "a\t0", "b\t0"], None, "1 class"),
             (["sentence", "a"], None, "class"),
             (["sentence\tlabel\tlogit_0\tlogit_1", "a\t0\t1\t2", "b\t1\t1\t2", "c\t2\t1\t2"], None,
@@ -982,7 +984,7 @@ def test_hold_out():
     with quiet():
         _, theirs, _ = teacher_logits.labelled(tsv(folder(), "y.tsv", lines))
     assert [row.texts[0] for row in theirs] == seen[1]
-    raises(lambda: data(lines[:10], held=True), "no row")
+    raises(lambda: data(lines[:10], held=True), "fewer than ten")
 
 
 # ---- Training ------------------------------------------------------------------------------------
