@@ -1412,9 +1412,11 @@ def test_fetch_glue():
     raises(lambda: fetch(sha256, "file:///nowhere/"), path, "SST-2/train.tsv")  # 404: gone
     assert sorted(os.listdir(where)) == ["SST-2.zip"]
     whole = get(where, "SST-2.zip")
-    for at, byte in ((60, 0xff), (8, 99), (len(whole) - 30, 0)):  # its data, its method, its index
-        put(where, "SST-2.zip", whole[:at] + bytes([byte]) * 8 + whole[at + 8:])
-        raises(lambda: fetch(hashlib.sha256(get(where, "SST-2.zip")).hexdigest()), path)
+    method = whole.index(b"PK\x01\x02") + 10  # of train.tsv, in the archive's index
+    for damaged in (whole[:60] + b"\xff" + whole[61:], whole[:-30],
+                    whole[:method] + b"\x63" + whole[method + 1:]):
+        put(where, "SST-2.zip", damaged)
+        raises(lambda: fetch(hashlib.sha256(damaged).hexdigest()), path)
         assert "sst2.tsv" not in os.listdir(where)
     put(where, "SST-2.zip", whole)
     fetch(sha256)
