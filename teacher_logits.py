@@ -505,9 +505,11 @@ def resume(state: str, made: dict) -> dict:
     """What an interrupted training on the same rows, in the same way, has left; or a beginning."""
     with reading(state):
         run = load(state) if os.path.exists(state) else {}
-        if run and run["made"] != made:
-            print(f"teacher  {state} is of other rows or another way of training: starting anew")
-        return run if run and run["made"] == made else {"made": made, "done": 0, "best": -1.0}
+        if run and run["made"] == made:
+            return run
+    if run:
+        print(f"teacher  {state} is of other rows or another way of training: starting anew")
+    return {"made": made, "done": 0, "best": -1.0}
 
 
 def made_from(folder: str) -> dict:
