@@ -1396,20 +1396,22 @@ def test_fetch_glue():
     """SST-2 is fetched from GLUE's archive, checked, and unpacked beside; never over a file."""
     where, hub = folder(), folder()
     members = {f"SST-2/{name}.tsv": f"sentence\tlabel\n{name}\t1\n"
-               for name in ("train", "dev", "test")}
+               for name in ("train", "dev", "test", "../../evil")}
     with zipfile.ZipFile(os.path.join(where, "SST-2.zip"), "w") as z:
         for name, text in members.items():
             z.writestr(name, text)
     sha256 = hashlib.sha256(get(where, "SST-2.zip")).hexdigest()
     path = os.path.join(where, "sst2.tsv")
 
-    def fetch(sha256, url="file://" + where + "/"):
+    def fetch(sha256, url="file://" + where + "/", path=path):
         with mock.patch.dict(distill.GLUE, sst2=("SST-2.zip", sha256, *distill.GLUE["sst2"][2:])), \
                 mock.patch("distill.GLUE_URL", url), mock.patch("torch.hub.get_dir", lambda: hub), \
                 contextlib.redirect_stdout(io.StringIO()):
             distill.fetch_glue(path)
     raises(lambda: fetch("0" * 64), path, "SST-2.zip")
     raises(lambda: fetch(sha256, "file:///nowhere/"), path, "SST-2/train.tsv")  # 404: gone
+    raises(lambda: fetch(sha256, "http://127.0.0.1:9/", os.path.join(where, "mnli.tsv")),
+           "http://127.0.0.1:9/MNLI.zip", "mnli.dev.tsv", "sample.tsv works offline")
     assert sorted(os.listdir(where)) == ["SST-2.zip"]
     whole = get(where, "SST-2.zip")
     method = whole.index(b"PK\x01\x02") + 10  # of train.tsv, in the archive's index
@@ -1422,6 +1424,7 @@ def test_fetch_glue():
     fetch(sha256)
     for ending, member in ((".tsv", "train"), (".dev.tsv", "dev"), (".test.tsv", "test")):
         assert get(where, "sst2" + ending).decode() == members[f"SST-2/{member}.tsv"]
+    assert sorted(os.listdir(where)) == ["SST-2.zip", "sst2.dev.tsv", "sst2.test.tsv", "sst2.tsv"]
     put(where, "sst2.tsv", b"mine")
     fetch(sha256)
     assert get(path) == b"mine"
@@ -2612,30 +2615,6 @@ def test_whole_run_needs_no_network():
         out = whole(data, "--n-iter", "1")
         assert "!!!!!!!!" in out and "scratch" in out and " teacher scratch " in out
         refused(call(distill.main, data, "--teacher", "somebody/some-bert"), "127.0.0.1:9")
-
-
-def test_glue_is_fetched():
-    """sst2.tsv from GLUE's archive, checked by its sha256; another file is refused and named."""
-    where, goal = folder(), folder()
-    path = os.path.join(where, "SST-2.zip")
-    with zipfile.ZipFile(path, "w") as z:
-        for name in ("train", "dev", "test", "../../evil"):
-            z.writestr(f"SST-2/{name}.tsv", f"sentence\tlabel\n{name}\t1\n")
-    entry = distill.GLUE["sst2"]
-    good = {"sst2": (entry[0], hashlib.sha256(get(path)).hexdigest(), *entry[2:])}
-    with mock.patch.dict(os.environ, TORCH_HOME=folder()), \
-            mock.patch.object(distill, "GLUE_URL", f"file://{where}/"):
-        with mock.patch.object(distill, "GLUE", good):
-            distill.fetch_glue(os.path.join(goal, "sst2.tsv"))
-        assert sorted(os.listdir(goal)) == ["sst2.dev.tsv", "sst2.test.tsv", "sst2.tsv"]
-        assert b"train\t1" in get(os.path.join(goal, "sst2.tsv"))
-        with mock.patch.dict(os.environ, TORCH_HOME=folder()):
-            raises(lambda: distill.fetch_glue(os.path.join(folder(), "sst2.tsv")),
-                   "SST-2.zip", "sample.tsv works offline")
-    with mock.patch.object(distill, "GLUE_URL", "http://127.0.0.1:9/"), \
-            mock.patch.dict(os.environ, TORCH_HOME=folder()):
-        raises(lambda: distill.fetch_glue(os.path.join(folder(), "mnli.tsv")),
-               "http://127.0.0.1:9/MNLI.zip", "mnli.dev.tsv", "sample.tsv works offline")
 
 
 # ---- The repository ------------------------------------------------------------------------------
