@@ -179,23 +179,25 @@ def count_treebank(path: str, source: str, output: str) -> None:
         raise BadInput(f"{path}: no tagged word in it; expected a treebank in CoNLL-U")
     lines = [f"{key}\t" + " ".join(f"{tag} {n}" for tag, n in sorted(counts[key].items()))
              for key in sorted(counts)]
+    lines = list(filter(LINE.fullmatch, lines))
     with writing(output, path) as f:
-        f.write("\n".join([f"# Counts from {source}", *filter(LINE.fullmatch, lines), ""]).encode())
-    print(f"{output}: the tags of {len(counts):,} words")
+        f.write("\n".join([f"# Counts from {source}", *lines, ""]).encode())
+    print(f"{output}: the tags of {sum(line[:2] != '> ' for line in lines):,} words")
 
 
 # ---- The transfer set ----------------------------------------------------------------------------
 def originals(table: Rows, f: BinaryIO, seen: set[bytes]) -> tuple[list, Corpus]:
     """Write the rows as they are -> the words and tags of each sentence of each; the corpus."""
     tagger, rows, corpus = Tagger(), [], defaultdict(list)
-    progress = Progress("reading and tagging", os.path.getsize(table.path), "bytes")
+    progress = Progress("reading and tagging", sum(1 for _ in table))
     for row in table:
-        progress.add(f.write("\t".join([*row.texts, f"{row.label}\n"]).encode()))
+        f.write("\t".join([*row.texts, f"{row.label}\n"]).encode())
         sentences = [words(text)[:LONGEST_SENTENCE] for text in row.texts]
         seen.add("\t".join(map(" ".join, sentences)).encode())
         rows.append([(sentence, tagger.tag(sentence)) for sentence in sentences])
         for word, tag in [pair for sentence in rows[-1] for pair in zip(*sentence)]:
             corpus[tag] += [word] if word != UNKNOWN else []
+        progress.add(1)
     return rows, corpus
 
 
@@ -243,7 +245,7 @@ def main() -> None:
     for rule, p in ("mask", 0.1), ("pos", 0.1), ("ng", 0.25):
         parser.add_argument(f"--p-{rule}", type=float, default=p, help=f"§3.3 (default: {p})")
     parser.add_argument("--seed", type=int, default=0, help="another one, another file (default 0)")
-    parser.add_argument("--show", type=int, default=0, help="print the first SHOW rows' tries")
+    parser.add_argument("--show", type=int, default=0, help="print what is new of so many rows")
     data, output, treebank, *numbers = vars(parser.parse_args()).values()  # in the order above
     if treebank:
         return count_treebank(data, treebank, output or COUNTS)

@@ -101,6 +101,11 @@ class Rows:
         if n == 1:
             raise BadInput(f"{self.path}, line 2: expected rows after the header, found none")
 
+    def tell(self) -> None:
+        """Say how many rows were left out, and why."""
+        for reason, n in self.dropped.items():
+            print(f"note     {self.path}: {n:,} rows left out: {reason}")
+
     def _logits(self, n: int, cells: list[str]) -> list[float]:
         cells = [cells[i] for i in self.logits]
         try:
@@ -140,6 +145,7 @@ PIECE = re.compile(r"""
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*  # well-made, u.s, r&b, 2,500
           (?: [-.'] $ )?                                         # a final period: see split_token
   | . """, re.X)
+INITIALS = re.compile(r"(.*-)?[^\W\d]{1,2}(\.[^\W\d]{1,2})+")  # u.s  p.m  ph.d
 CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"
                     r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
 
@@ -156,7 +162,7 @@ def split_token(token: str) -> tuple[str, ...]:
     for piece in PIECE.findall(lower):
         tail: list[str] = []
         if piece[-1] == "." and piece.strip("."):
-            short = piece[:-1] in ABBREVIATIONS or "." in piece[:-1]
+            short = piece[:-1] in ABBREVIATIONS or INITIALS.fullmatch(piece[:-1])
             if not short and not (len(piece) == 2 and piece[0].isalpha()):  # mr.  u.s.  j.
                 piece, tail = piece[:-1], ["."]
         elif piece[-1] == "'" and piece.strip("'") and piece not in ("ol'", "'n'"):
@@ -387,7 +393,7 @@ def command(main: Callable[[], None], kept: str) -> None:
     except BadInput as error:
         code, line = 2, f"error: {error}"
     except OSError as error:  # a full disk, no permission
-        code, line = 2, f"error: {error.filename}: {error.strerror}; {kept}"
+        code, line = 2, f"error: {error.filename or 'output'}: {error.strerror}; {kept}"
     print(line, file=sys.stderr)
     sys.exit(code)
 
@@ -409,8 +415,8 @@ def reading(path: str, expected: str = "") -> Iterator[None]:
 class Progress:
     """One line on stderr with rate and time left, rewritten in place; nothing if no terminal."""
 
-    def __init__(self, title: str, total: int, unit: str = "rows"):
-        self.title, self.total, self.unit, self.done = title, total, unit, 0
+    def __init__(self, title: str, total: int):
+        self.title, self.total, self.done = title, total, 0
         self.start = self.shown = time.monotonic()
 
     def add(self, n: int) -> None:
@@ -418,7 +424,7 @@ class Progress:
         if sys.stderr.isatty() and (now - self.shown > 0.2 or self.done >= self.total):
             self.shown, rate = now, self.done / max(now - self.start, 1e-9)
             left = "" if self.done >= self.total else \
-                f"{self.title}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, " \
+                f"{self.title}: {self.done:,}/{self.total:,} rows, {rate:,.0f}/s, " \
                 f"{span((self.total - self.done) / max(rate, 1e-9))} left"
             print(f"\r\033[K{left}", end="", file=sys.stderr, flush=True)
 
@@ -489,6 +495,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="write GLUE's index<TAB>prediction here")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")
     args = parser.parse_args()
+    if args.output and not args.tsv:
+        raise BadInput("-o: expected a TSV too; what is typed is answered on the screen")
     model, number, labels = load_student(args.student, pick_device(args.device))
     if args.tsv:
         table = read_rows(args.tsv, keep=True)

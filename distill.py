@@ -165,7 +165,7 @@ def embeddings(vocabulary: dict[str, int], found: dict[str, np.ndarray], seed: i
     table = torch.empty(len(vocabulary), width)
     table.uniform_(-0.25, 0.25, generator=torch.Generator().manual_seed(seed))
     for word, vector in found.items():
-        table[vocabulary[word]] = torch.from_numpy(vector.copy())
+        table[vocabulary[word]] = torch.from_numpy(vector)
     return table
 
 
@@ -247,8 +247,6 @@ def train(model: BiLSTM, data: Data, devs: dict[str, Data], recipe: dict, args, 
         weights = {k: v for k, v in model.state_dict().items() if k != "frozen.weight"}
         save(base + ".training.pt",
              {**state, "model": weights, "optimizer": [o.state_dict() for o in optimizer]})
-    if os.path.exists(base + ".training.pt"):
-        os.remove(base + ".training.pt")
     return {**best, "seconds": state["seconds"]}
 
 
@@ -320,9 +318,8 @@ def report(data: Data, devs: dict[str, Data]) -> None:
     print(f"rows     {len(data.rows):,} for training, {int((data.labels >= 0).sum()):,} of them "
           f"with a label; classes {', '.join(data.classes)}\ndev      {len(dev.rows):,} rows, the "
           f"most frequent class {float(counts.max() / counts.sum()):.4f}")
-    for some in [data, *devs.values()]:
-        for reason, n in some.table.dropped.items():
-            print(f"note     {some.table.path}: {n:,} rows left out: {reason}")
+    for table in {some.table.path: some.table for some in [data, *devs.values()]}.values():
+        table.tell()
     same = overlap(data, dev)
     if same:
         print(f"note     {same:,} of the dev rows stand among the training rows too")
@@ -451,12 +448,12 @@ def whole_run(args) -> tuple[str, str, dict | None]:
     The transfer set and the teacher do not depend on --seed: labelling takes hours.
     """
     stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
-    transfer, logits, dev = stem + ".transfer.tsv", stem + ".logits.tsv", stem + ".dev.tsv"
+    transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
     if origin(logits, args) == {}:
         return logits, logits, None
     name, folder = choose_teacher(args, logits)
     score, tries, dev = None, args.n_iter, args.dev or dev
-    if os.path.exists(dev):
+    if os.path.exists(dev) and (args.table1 or args.fresh or not os.path.exists(logits)):
         score = {"acc": teacher_logits.accuracy(folder, dev, order, args.device)}
         print(f"teacher  {name}: dev acc {score['acc']:.4f}")
     if name == "scratch":
@@ -468,7 +465,8 @@ def whole_run(args) -> tuple[str, str, dict | None]:
     counted = teacher_logits.digest([args.data, augment.COUNTS])
     made(transfer, {"rows": counted, "n_iter": tries}, args,
          lambda: augment.transfer_set(args.data, transfer, tries))
-    step("label", f"python teacher_logits.py {transfer} --teacher {folder}")
+    step("label", f"python teacher_logits.py {transfer} --teacher {folder}" +
+         f" --label-order {args.label_order}" * bool(order))
     made(logits, {"rows": teacher_logits.digest([transfer]), "label order": order,
                   "teacher": teacher_logits.digest(teacher_logits.files(folder))}, args,
          lambda: teacher_logits.label(transfer, logits, folder, order, args.device))
@@ -478,6 +476,13 @@ def whole_run(args) -> tuple[str, str, dict | None]:
 def step(name: str, alone: str) -> None:
     """Name a step, with the command that does it alone."""
     print(f"\n== {name}: {alone}", flush=True)
+
+
+def student_alone(args, **own) -> str:
+    """The command that trains one student, with the flags that were given for it, and its own."""
+    flags = (own | args.given | own).items()
+    return f"python distill.py {args.data}" + "".join(
+        f" --{name.replace('_', '-')} {value}" for name, value in flags if value is not None)
 
 
 # ---- The tables (§5) -----------------------------------------------------------------------------
@@ -564,15 +569,19 @@ def arguments() -> argparse.Namespace:
         help="epochs without a better dev accuracy (ours, 5: 3 lost 0.6 points in one run)")
     add("--seed", type=int, default=0)
     add("--device", help="cuda, mps or cpu")
-    add("--fresh", action="store_true", help="make all anew but a teacher that was trained alike")
+    add("--fresh", action="store_true",
+        help="make all anew but a teacher trained alike; to go on after a stop, leave it out")
     add("-o", "--output", help="OUTPUT.student.pt and OUTPUT.log.csv (default: the stem)")
     args = parser.parse_args()
     limits = {"alpha": 1, "dropout": 0.99, "hidden": 1 << 14, "fc": 1 << 14, "epochs": 1 << 20,
-              "patience": 1 << 20, "batch_size": 1 << 20, "seed": 1 << 32}
+              "patience": 1 << 20, "batch_size": 1 << 20, "seed": 1 << 32, "n_iter": 1 << 20}
     for name, high in limits.items():
-        value, low = getattr(args, name), 0 if name in ("alpha", "dropout", "seed") else 1
+        value, low = getattr(args, name), int(name not in ("alpha", "dropout", "seed", "n_iter"))
         if value is not None and not low <= value <= high:
             raise BadInput(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")
+    steps = "data", "logits", "teacher", "label_order", "n_iter", "table1", "table2", "fresh"
+    args.given = {k: v for k, v in vars(args).items()
+                  if k not in steps and v != parser.get_default(k)}
     return args
 
 
@@ -597,15 +606,17 @@ def main() -> None:
         source = teacher = args.logits
     elif args.alpha < 1:
         source, teacher, score = whole_run(args)
-        step("distil", f"python distill.py {args.data} --logits {source}" +
-             f" --epochs {args.epochs}" * bool(args.epochs))
+        step("distil", student_alone(args, logits=source, epochs=args.epochs))
     args.epochs = args.epochs or 30
     student = distil(args, source, args.alpha, output, teacher)
     if args.table1:
-        step("hard labels", f"python distill.py {args.data} --alpha 1 -o {output}.hard")
+        step("hard labels", student_alone(args, alpha=1, output=output + ".hard"))
         args.logits, args.epochs = None, asked or 30
         hard = distil(args, args.data, 1, output + ".hard", "none")
         table1(args, teacher, table.pair, [score, student, hard])
+    for base in [output, output + ".hard"][:1 + args.table1]:  # until here a stop costs no epoch
+        with suppress(FileNotFoundError):
+            os.remove(base + ".training.pt")
 
 
 if __name__ == "__main__":

@@ -38,14 +38,13 @@ from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_de
                     reading, save, span, writing)
 
 
-# By the data's stem: a name on the hub, what its outputs stand for, its accuracy on GLUE's dev set
-# as TextAttack's list of models has it (None: no figure at hand). ours: bert-base, which a laptop
-# can bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
-Known = namedtuple("Known", "hub labels accuracy")
-TEACHERS = {"sst2": Known("textattack/bert-base-uncased-SST-2", ("0", "1"), 0.9243),
-            "qqp": Known("textattack/bert-base-uncased-QQP", ("0", "1"), None),
+# By the data's stem: a name on the hub, and what its outputs stand for. ours: bert-base, which a
+# laptop can bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
+Known = namedtuple("Known", "hub labels")
+TEACHERS = {"sst2": Known("textattack/bert-base-uncased-SST-2", ["0", "1"]),
+            "qqp": Known("textattack/bert-base-uncased-QQP", ["0", "1"]),
             "mnli": Known("textattack/bert-base-uncased-MNLI",
-                          ("contradiction", "entailment", "neutral"), None)}
+                          ["contradiction", "entailment", "neutral"])}
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
 
 # ---- WordPiece -----------------------------------------------------------------------------------
@@ -307,7 +306,7 @@ def load_teacher(folder: str, device: torch.device, found: set[str],
         model = build(start, classes).to(device)
     own, numbers = start.config.get("id2label"), [str(i) for i in range(classes)]
     own = [str(own.get(i)) for i in numbers] if isinstance(own, dict) else []
-    table = [list(t.labels) for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
+    table = [t.labels for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
     for names in [wish] if wish else [own, *table, numbers, class_order(found)]:
         if len(names) == len(set(names)) == classes and set(found or numbers) <= set(names):
             tokens = WordPiece(start.vocabulary, start.config["max_position_embeddings"])
@@ -403,7 +402,8 @@ def scratch(rows: list[Row]) -> Checkpoint:
 
 def right(model: Bert, tokens: WordPiece, names: list[str], rows: list[Row]) -> float:
     """The share of the rows whose label the model gives."""
-    answers = predict(model, [tokens.encode(row.texts) for row in rows]).argmax(1).tolist()
+    progress, pieces = Progress("judging", len(rows)), [tokens.encode(row.texts) for row in rows]
+    answers = predict(model, pieces, progress.add).argmax(1).tolist()
     return sum(names[i] == row.label for i, row in zip(answers, rows)) / len(rows)
 
 
@@ -415,14 +415,17 @@ def accuracy(folder: str, tsv: str, order: list[str] | None, device: torch.devic
 
 
 def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
-    """The rows with labels (or logits), the dev rows or every tenth row held out, the classes."""
+    """The rows with labels (or logits), the dev rows or each tenth labelled one, the classes."""
     table, dev = read_rows(data), stem(data) + ".dev.tsv"
     rows = [row for row in table if row.label or row.logits]
+    table.tell()
     if os.path.exists(dev):
         held = [row for row in read_rows(dev) if row.label]
     else:
-        print(f"{dev}: not there; every tenth row of {data} is held out instead")
-        held, rows = rows[9::10], [row for i, row in enumerate(rows) if i % 10 != 9]
+        print(f"{dev}: not there; every tenth labelled row of {data} is held out")
+        held = [row for row in rows if row.label][9::10]  # as distill.py does
+        out = {row.line for row in held}
+        rows = [row for row in rows if row.line not in out]
     classes = table.logit_names or class_order(row.label for row in rows)
     if len(classes) < 2 or not held or not {row.label for row in held} <= set(classes):
         raise BadInput(f"{data}: its labels are {', '.join(classes)[:100]!r}; expected two or more "
@@ -548,7 +551,7 @@ def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> str:
     for path, text in zip(paths, (json.dumps(config, indent=1), "\n".join(origin.vocabulary))):
         with writing(path) as f:
             f.write((text + "\n").encode())
-    save(paths[2], run["kept"])
+    save(paths[2], {name: w.cpu() for name, w in run["kept"].items()})
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(folder + ".part", folder)
     os.remove(folder + ".state")
@@ -566,13 +569,15 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     Each chunk of rows is a file, in a folder whose name holds a hash of all that the logits depend
     on; what is there is not done again. torchrun's processes work through it side by side.
     """
-    if os.path.realpath(output) == os.path.realpath(data):
-        raise BadInput(f"{output}: the input itself; -o names another file")
+    if os.path.realpath(output) == os.path.realpath(data) or os.path.isdir(output):
+        raise BadInput(f"{output}: the input itself, or a folder; -o names another file")
     table, dev = read_rows(data), stem(data) + ".dev.tsv"
     count = Counter(row.label for row in table)
     total, count[""] = count.total(), 0
+    table.tell()
     known = (row for path in [data] + [dev] * os.path.exists(dev) for row in read_rows(path))
-    sample = list(islice((row for row in known if row.label), 1000))
+    every = max(1, -(-count.total() // 1000))  # from all of it: a TSV may lie sorted by its labels
+    sample = list(islice((row for row in known if row.label), 0, 1000 * every, every))
     count = +count or Counter(row.label for row in sample)
     model, tokens, names = teacher = load_teacher(folder, device, set(count), label_order)
     made = digest([data, *files(folder)]) + ",".join(names)
@@ -588,7 +593,8 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     if RANK == 0:
         open(checked, "w").close()
     chunks = [os.path.join(parts, f"{k:06}.tsv") for k in range(-(-total // CHUNK))]
-    progress = Progress("labelling", total)
+    done = CHUNK * sum(map(os.path.exists, chunks))
+    progress = Progress("labelling", max(0, total - done) // WORLD)
     for own in (True, False):  # first one's own share, then whatever is still missing
         rows = iter(table)
         for k, path in enumerate(chunks):
@@ -659,8 +665,9 @@ def main() -> None:
     add("--device", help="cuda, mps or cpu (default: the first that is there)")
     add("-o", "--output", help="the labelled rows (default: STEM.logits.tsv)")
     args = parser.parse_args()
-    if min(args.epochs or 1, args.batch_size, *(args.lr or [1])) <= 0:
-        raise BadInput("--epochs, --batch-size and --lr: expected numbers above zero")
+    counts = args.batch_size, *(args.lr or []), *filter(lambda n: n is not None, [args.epochs])
+    if min(counts) <= 0 or args.seed < 0:
+        raise BadInput("--epochs, --batch-size, --lr: expected numbers above zero; --seed: from 0")
     device = pick_device(args.device)
     if device.type == "cuda" and WORLD > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

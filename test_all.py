@@ -281,6 +281,7 @@ def test_words_treebank():
             ("The end. Really.", "the end . really ."), ("(good) [sic]", "( good ) [ sic ]"),
             ('a "quoted" word', 'a " quoted " word'), ("``so'' it", "`` so '' it"),
             ("2,500.50 1:30 3.5", "2,500.50 1:30 3.5"), ("$5, 50%", "$ 5 , 50 %"),
+            ("$3.50. See x.com.", "$ 3.50 . see x.com ."), ("a non-U.S. Ph.D.", "a non-u.s. ph.d."),
             ("1, 2,and", "1 , 2 , and"), ("well-made r&b/rap o'clock", "well-made r&b/rap o'clock"),
             ("wow!!! what?! wait...", "wow !!! what ?! wait ..."), ("a--b; c", "a -- b ; c"),
             ("café NAÏVE", "café naïve"), ("e-mail@x.com", "e-mail@x.com"), ("", ""), (" \t ", "")):
@@ -707,6 +708,12 @@ def test_predict_bad():
     pairs = tsv(where, "x.tsv", ["question1\tquestion2", "a\tb"])
     refused(call(bilstm.main, path, pairs), pairs, "single")
     refused(call(bilstm.main, path, stdin=b"a\tb\n"), "standard input")
+    refused(call(bilstm.main, path, "-o", where + "/q", stdin=b"film\n"), "-o")
+    if os.path.exists("/dev/full"):
+        rows = tsv(where, "y.tsv", ["sentence", "film"])
+        done = subprocess.run(f"{sys.executable} bilstm.py {path} {rows} > /dev/full", shell=True,
+                              cwd=HERE, capture_output=True, text=True, env=ENV)
+        refused((done.returncode, "", done.stderr), "output: no space left")
 
 
 def test_predict_bad_command():
@@ -1247,6 +1254,25 @@ def test_resume():
         assert not os.path.exists(os.path.join(where, "x.training.pt"))
 
 
+def test_resume_table1():
+    """Stopped while the hard-label student trains: the distilled one is not trained again."""
+    data = cut_sample(folder())
+    arguments = (data, "--epochs", 2, "--patience", 2, "--hidden", 8, "--n-iter", 1, "--table1")
+
+    def save(path, state, real=distill.save):
+        real(path, state)
+        if path.endswith(".hard.training.pt"):
+            raise KeyboardInterrupt
+    with mock.patch.multiple(teacher_logits, **QUICK):
+        with mock.patch("distill.save", save):
+            assert call(distill.main, *arguments)[0] == 130
+        code, out, err = call(distill.main, *arguments)
+    assert code == 0 and out.count("going on after epoch") == 2, (out, err)
+    assert len(re.findall("^epoch", out, re.M)) == 1  # the hard-label student's second
+    assert len(re.findall("^result", out, re.M)) == 2 and "7 BiLSTM, hard labels" in out
+    assert not [name for name in os.listdir(os.path.dirname(data)) if "training" in name]
+
+
 def test_resume_killed():
     """A command killed without warning, and taken up: byte for byte the same student."""
     where = folder()
@@ -1346,7 +1372,7 @@ def test_run_bad_flags():
     for flag, value in (("alpha", "1.5"), ("alpha", "-0.1"), ("alpha", "nan"), ("dropout", 1),
                         ("hidden", 0), ("hidden", -5), ("fc", 0), ("fc", 10 ** 9), ("epochs", 0),
                         ("batch-size", 0), ("patience", 0), ("device", "toaster"),
-                        ("seed", 10 ** 20)):
+                        ("seed", 10 ** 20), ("n-iter", -1)):
         refused(call(distill.main, *arguments, f"--{flag}", value), f"--{flag}")
     for more in (("--alpha", "half"), ("--epochs", "1.5"), ("--nonsense",)):
         code, out, err = call(distill.main, *arguments, *more)
@@ -1813,8 +1839,8 @@ def test_a_treebank_becomes_a_counts_file():
         with open(plain, "w", encoding="utf-8") as f, gzip.open(packed, "wb") as g:
             f.write(CONLLU)
             g.write(CONLLU.encode())
-        code, _, error = _command(packed, "--treebank", "Some treebank, CC0", "-o", counts)
-        assert (code, error) == (0, "")
+        code, said, error = _command(packed, "--treebank", "Some treebank, CC0", "-o", counts)
+        assert (code, error) == (0, "") and "the tags of 4 words" in said
         assert dict(augment.read_counts(counts)) == expected
         with open(counts, encoding="utf-8") as f:
             from_gz = f.read()
@@ -2425,11 +2451,38 @@ def test_labels_that_cannot_be_learnt_are_refused():
             write_tsv(f"{tmp}/s.tsv", ("sentence", "label"), rows)
             write_tsv(f"{tmp}/s.dev.tsv", ("sentence", "label"), [("a", dev)])
             refuses(lambda: teacher_logits.prepare("scratch", f"{tmp}/s.tsv", CPU), "s.tsv")
+    for flag, value in (("--epochs", 0), ("--batch-size", 0), ("--lr", 0), ("--seed", -1)):
+        refused(call(teacher_logits.main, "s.tsv", "--fine-tune", flag, value), flag)
 
 
 # ---- Labelling -----------------------------------------------------------------------------------
 PAIR_ROWS = [("the film is good", "fun", "neutral"), ("a dull film", "not fun", "entailment"),
          ("bad [MASK] bad", "good", "contradiction")]
+
+
+def test_the_teacher_is_judged_by_rows_from_all_of_the_file():
+    """Labels in order, 1,000 of each: the first thousand rows would say nothing about it."""
+    with tempfile.TemporaryDirectory() as tmp:
+        the_sentences(f"{tmp}/s.tsv")
+        rows = [(f"the film is {x}", y) for x, y in (("bad", "0"), ("good", "1"))
+                for _ in range(1000)]
+        write_tsv(f"{tmp}/long.tsv", ("sentence", "label"), rows)
+        with quiet() as out, tiny():
+            folder = teacher_logits.prepare("scratch", f"{tmp}/s.tsv", CPU)
+            teacher_logits.label(f"{tmp}/long.tsv", f"{tmp}/o.tsv", folder, None, CPU)
+    assert "accuracy 1.0000 on 1,000 labelled rows; always the most frequent label: 0.5000" \
+        in out.getvalue()
+
+
+def test_every_tenth_labelled_row_is_held_out():
+    """Rows without a label but with logits, a transfer set's, train and are never held out."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = tsv(tmp, "x.logits.tsv", ["sentence\tlabel\tlogit_0\tlogit_1"] + [
+            f"film {i}\t{'' if i % 3 else i % 2}\t1\t-1" for i in range(90)])
+        with quiet():
+            rows, held, classes = teacher_logits.labelled(path)
+    assert [row.texts[0] for row in held] == ["film 27", "film 57", "film 87"]
+    assert len(rows) == 87 and not {row.line for row in rows} & {row.line for row in held}
 
 
 def test_text_and_logits_stay_on_one_line_in_class_order():
@@ -2459,6 +2512,8 @@ def test_text_and_logits_stay_on_one_line_in_class_order():
         assert sorted(os.listdir(tmp)) == ["o.tsv", "own", "p.transfer.tsv", "plain"]
         refuses(lambda: teacher_logits.label(f"{tmp}/p.transfer.tsv", f"{tmp}/o.tsv", plain,
                                              order[:2], CPU), "3 outputs", "--label-order")
+        refuses(lambda: teacher_logits.label(f"{tmp}/p.transfer.tsv", tmp, plain, order, CPU),
+                tmp, "folder")
 
 
 def test_outputs_are_named_by_wish_config_table_or_order():
@@ -2576,9 +2631,11 @@ def test_whole_run_from_nothing():
     data = cut_sample(folder())
     out = whole(data, "--n-iter", "2", "--table1")
     stem = data[:-4]
-    for text in (f"python augment.py {data} --n-iter 2",
-                 f"python teacher_logits.py {stem}.transfer.tsv --teacher {stem}.teacher",
-                 f"python distill.py {data} --logits {stem}.logits.tsv", "teacher  scratch: dev acc",
+    for text in (f"python augment.py {data} --n-iter 2\n",
+                 f"python teacher_logits.py {stem}.transfer.tsv --teacher {stem}.teacher\n",
+                 f"python distill.py {data} --logits {stem}.logits.tsv --epochs 1 --hidden 8\n",
+                 f"python distill.py {data} --alpha 1 --output {stem}.hard --hidden 8 --epochs 1\n",
+                 "teacher  scratch: dev acc",
                  "table 1", "6 distilled BiLSTM", "7 BiLSTM, hard labels"):
         assert text in out, (text, out)
     results = [line for line in out.splitlines() if line.startswith("result")]
@@ -2587,6 +2644,21 @@ def test_whole_run_from_nothing():
                         for end in (".transfer.tsv", ".logits.tsv"))
     assert [line.rsplit("\t", 2)[0] for line in logits] == transfer
     assert transfer[:61] == get(data).decode().splitlines() and len(transfer) > 61
+
+
+def test_rows_that_are_left_out_are_told_once():
+    """By whichever script leaves them out."""
+    where = folder()
+    lines = ["sentence\tlabel"] + [f"{x} film\t{y}" for x, y in 15 * [("good", 1), ("bad", 0)]]
+    path = tsv(where, "x.tsv", [*lines, " \t1", "odd film\t-"])
+    with mock.patch.multiple(teacher_logits, **QUICK):
+        for main, *flags in ((teacher_logits.main, "--fine-tune", "--teacher", "scratch"),
+                             (teacher_logits.main, "--teacher", where + "/x.teacher"),
+                             (distill.main, "--alpha", 1, "--epochs", 1)):
+            code, out, err = call(main, path, *flags)
+            assert code == 0, err
+            for reason in ("an empty sentence", "no gold label"):
+                assert out.count(f"note     {path}: 1 rows left out: {reason}\n") == 1, out
 
 
 def test_whole_run_takes_up_what_lies_there():
