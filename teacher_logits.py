@@ -574,7 +574,6 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     table, dev = read_rows(data), stem(data) + ".dev.tsv"
     count = Counter(row.label for row in table)
     total, count[""] = count.total(), 0
-    table.tell()
     known = (row for path in [data] + [dev] * os.path.exists(dev) for row in read_rows(path))
     every = max(1, -(-count.total() // 1000))  # from all of it: a TSV may lie sorted by its labels
     sample = list(islice((row for row in known if row.label), 0, 1000 * every, every))
@@ -587,6 +586,7 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
         for stale in set(glob(escape(output) + ".parts-*")) - {parts}:
             print(f"{stale}: begun with other rows, another teacher or label order; starting anew")
             shutil.rmtree(stale, ignore_errors=True)
+        table.tell()
         if sample:
             check(teacher, sample, total)
     os.makedirs(parts, exist_ok=True)
@@ -665,7 +665,7 @@ def main() -> None:
     add("--device", help="cuda, mps or cpu (default: the first that is there)")
     add("-o", "--output", help="the labelled rows (default: STEM.logits.tsv)")
     args = parser.parse_args()
-    counts = args.batch_size, *(args.lr or []), *filter(lambda n: n is not None, [args.epochs])
+    counts = [n for n in (args.epochs, args.batch_size, *(args.lr or [])) if n is not None]
     if min(counts) <= 0 or args.seed < 0:
         raise BadInput("--epochs, --batch-size, --lr: expected numbers above zero; --seed: from 0")
     device = pick_device(args.device)
