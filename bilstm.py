@@ -122,6 +122,14 @@ def read_rows(path: str, keep: bool = False) -> Rows:
     return Rows(path, keep)
 
 
+def hold_out(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
+    """Each row, and whether it is held out where there is no dev file: each tenth labelled one."""
+    labelled = 0
+    for row in rows:
+        labelled += bool(row.label)
+        yield row, bool(row.label) and labelled % 10 == 0
+
+
 def class_order(labels: Iterable[str]) -> list[str]:
     """The classes, in order: numbers by value; entailment first, as GLUE has it; else sorted.
 

@@ -18,7 +18,7 @@ import zipfile
 from array import array
 from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import count, islice
+from itertools import islice
 from typing import Callable, Iterator
 
 import numpy as np
@@ -28,9 +28,9 @@ from torch import Tensor
 
 import augment
 import teacher_logits
-from bilstm import (UNKNOWN, BadInput, BiLSTM, Encoded, Progress, class_order, command, load,
-                    pick_device, predict, read_rows, read_vectors, reading, save, save_student,
-                    words, writing)
+from bilstm import (UNKNOWN, BadInput, BiLSTM, Encoded, Progress, class_order, command, hold_out,
+                    load, pick_device, predict, read_rows, read_vectors, reading, save,
+                    save_student, words, writing)
 
 
 # ---- The loss (§3.2) -----------------------------------------------------------------------------
@@ -99,9 +99,7 @@ class Data:
         """
         self.table = table = read_rows(path)
         self.rows, labels, logits, first = Encoded(table.pair), array("i"), array("f"), {}
-        tenth = count(1)
-        for row in table:
-            out = bool(row.label) and next(tenth) % 10 == 0  # teacher_logits.py holds out the same
+        for row, out in hold_out(table):
             if (row.label or not labelled) and held in (None, out):
                 self.rows.add(row.texts, number)
                 logits.extend(row.logits)
@@ -449,11 +447,12 @@ def whole_run(args) -> tuple[str, str, dict | None]:
     """
     stem, order = args.data.removesuffix(".tsv"), args.label_order and args.label_order.split(",")
     transfer, logits, dev = (stem + end for end in (".transfer.tsv", ".logits.tsv", ".dev.tsv"))
-    if origin(logits, args) == {}:
+    old = origin(logits, args)
+    if old == {}:
         return logits, logits, None
     name, folder = choose_teacher(args, logits)
     score, tries, dev = None, args.n_iter, args.dev or dev
-    if os.path.exists(dev) and (args.table1 or args.fresh or not os.path.exists(logits)):
+    if os.path.exists(dev) and (args.table1 or old is None):
         score = {"acc": teacher_logits.accuracy(folder, dev, order, args.device)}
         print(f"teacher  {name}: dev acc {score['acc']:.4f}")
     if name == "scratch":

@@ -34,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bilstm import (BadInput, Progress, Row, class_order, command, load, pick_device, read_rows,
-                    reading, save, span, writing)
+from bilstm import (BadInput, Progress, Row, class_order, command, hold_out, load, pick_device,
+                    read_rows, reading, save, span, writing)
 
 
 # By the data's stem: a name on the hub, and what its outputs stand for. ours: bert-base, which a
@@ -423,9 +423,8 @@ def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
         held = [row for row in read_rows(dev) if row.label]
     else:
         print(f"{dev}: not there; every tenth labelled row of {data} is held out")
-        held = [row for row in rows if row.label][9::10]  # as distill.py does
-        out = {row.line for row in held}
-        rows = [row for row in rows if row.line not in out]
+        marked = list(hold_out(rows))
+        held, rows = ([row for row, out in marked if out == side] for side in (True, False))
     classes = table.logit_names or class_order(row.label for row in rows)
     if len(classes) < 2 or not held or not {row.label for row in held} <= set(classes):
         raise BadInput(f"{data}: its labels are {', '.join(classes)[:100]!r}; expected two or more "
@@ -576,7 +575,7 @@ def label(data: str, output: str, folder: str, label_order: list[str] | None,
     total, count[""] = count.total(), 0
     known = (row for path in [data] + [dev] * os.path.exists(dev) for row in read_rows(path))
     every = max(1, -(-count.total() // 1000))  # from all of it: a TSV may lie sorted by its labels
-    sample = list(islice((row for row in known if row.label), 0, 1000 * every, every))
+    sample = list(islice((row for row in known if row.label), 0, max(1000, count.total()), every))
     count = +count or Counter(row.label for row in sample)
     model, tokens, names = teacher = load_teacher(folder, device, set(count), label_order)
     made = digest([data, *files(folder)]) + ",".join(names)
