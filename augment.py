@@ -1,256 +1,626 @@
-"""The transfer set: words masked, words swapped for others of their tag, rows cut short (§3.3).
+"""Data augmentation (§3.3): make the transfer set, the rows that the teacher will label.
 
     python augment.py sst2.tsv              # -> sst2.transfer.tsv
-    python augment.py sst2.tsv --show 3     # and what happened to each word of the first three
-    python augment.py en.conllu.gz --treebank "UD English EWT, CC BY-SA 4.0"  # -> pos_counts.tsv
+    python augment.py sst2.tsv --show 3     # also print the synthetic rows of the first 3 rows
+    python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.tsv
 
-In reading order: the rules, the tagger, its counts, the transfer set. The synthetic rows get their
-labels from the teacher (teacher_logits.py). All chance comes from `random.Random.random`, whose
-sequence Python promises to keep: one seed, one file, on every machine.
+In reading order: the three rules, the transfer set. After the line "Plumbing": rows and words of a
+TSV, the part-of-speech tagger, what all scripts share. Standard library only. All random numbers
+come from random.Random.random, so one seed gives the same file on every machine.
 """
 import argparse
 import gzip
 import os
 import re
-from collections import Counter, defaultdict, namedtuple
+import sys
+import time
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
-from math import inf, log
+from math import isfinite, log
 from random import Random
-from typing import BinaryIO
+from typing import BinaryIO, Callable, Iterable, Iterator, NamedTuple
 
-from bilstm import (LONGEST_SENTENCE, UNKNOWN, BadInput, Progress, Rows, command, read_rows,
-                    reading, words, writing)
-
-Words = list[str]          # the words of a sentence; or their tags
-Corpus = dict[str, Words]  # for each tag the words so tagged, each as often as it occurs
-Rates = namedtuple("Rates", "mask pos ng")  # §3.3's p_mask, p_pos and p_ng
+MASK = "[MASK]"                     # BERT's mask token, and the student's unknown word (§3.3)
+MAX_NGRAM = 5                       # §3.3: an n-gram has 1 to 5 words
+PAIR_CYCLE = [(0,), (1,), (0, 1)]   # §3.3: alter the first sentence only, the second only, both
 
 
-# ---- The three rules -----------------------------------------------------------------------------
-# x holds one uniform draw a word, §3.3's X: it decides between the first rule, the second, neither.
-def mask(sentence: Words, x: list[float], p: Rates) -> Words:
-    """Masking, where X < p_mask: "a fine film" -> "a [MASK] film"."""
-    return [UNKNOWN if u < p.mask else word for word, u in zip(sentence, x)]
+class Rates(NamedTuple):
+    """The probabilities of the three rules, with the values of §3.3."""
+    mask: float = 0.1   # p_mask
+    pos: float = 0.1    # p_pos
+    ng: float = 0.25    # p_ng
 
 
-def replace(sentence: Words, tags: Words, x: list, p: Rates, corpus: Corpus, rng: Random) -> Words:
-    """POS-guided replacement, where p_mask <= X < p_mask + p_pos: "a fine film" -> "a fine plot".
+def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
+                    words_by_tag: dict[str, list[str]], rng: Random) -> list[str]:
+    """Masking and POS-guided word replacement; one uniform draw X a word chooses between them.
 
-    A uniform draw from corpus[tag] has p(w given tag) = count of w tagged so / count of the tag:
-    the unigram distribution, renormalised within the tag. It may give the word itself.
+    ["a", "fine", "film"] -> ["a", "[MASK]", "film"] or ["a", "fine", "plot"]
     """
-    return [corpus[tag][int(rng.random() * len(corpus[tag]))]
-            if p.mask <= u < p.mask + p.pos else word for word, tag, u in zip(sentence, tags, x)]
+    new_words = []
+    for word, tag in zip(words, tags):
+        x = rng.random()
+        if x < rates.mask or word == MASK:
+            new_words.append(MASK)
+        elif x < rates.mask + rates.pos:
+            new_words.append(same_tag_word(tag, words_by_tag, rng))
+        else:
+            new_words.append(word)
+    return new_words
 
 
-def ngram(length: int, rng: Random) -> slice:
-    """n-gram sampling, the words to keep: "a fine film" -> "fine film".
+def same_tag_word(tag: str, words_by_tag: dict[str, list[str]], rng: Random) -> str:
+    """A word from the corpus' unigram distribution, renormalized within one tag.
 
-    n is uniform in 1..min(5, length), its start over every place where n words fit, the last too.
+    words_by_tag[tag] lists a word as often as the corpus has it with this tag, so a uniform draw
+    gives p(word | tag) = count(word, tag) / count(tag). It may be the word that it replaces.
     """
-    n = 1 + int(rng.random() * min(5, length))
-    start = int(rng.random() * (length - n + 1))
-    return slice(start, start + n)
+    candidates = words_by_tag[tag]
+    return candidates[int(rng.random() * len(candidates))]
 
 
-def attempt(row: list, k: int, p: Rates, corpus: Corpus, rng: Random, tally: Counter) -> tuple:
-    """Try k of a row (the words and tags of each sentence), the three rules as §3.3 combines them.
+def sample_ngram(words: list[str], rng: Random) -> list[str]:
+    """n-gram sampling: ["a", "fine", "film"] -> ["fine", "film"].
 
-    Returns the new row as a line of the file, and for --show what befell each word of the old one:
-    "a film", "a fine>[MASK] film".
+    n is uniform in 1..5, or up to the length of a shorter sentence; so is the start over all
+    places where n words fit.
     """
-    new, told = [sentence for sentence, _ in row], []
-    # Pairs: the first sentence only, the second only, both, and so on (§3.3).
-    for side in ((0,), (1,), (0, 1))[k % 3] if len(row) == 2 else (0,):
-        x = [inf if word == UNKNOWN else rng.random() for word in new[side]]  # [MASK] stays
-        altered = replace(mask(new[side], x, p), row[side][1], x, p, corpus, rng)
-        cut = rng.random() < p.ng
-        told += [w if u >= p.mask + p.pos else f"{w}>{v}" for w, v, u in zip(new[side], altered, x)]
-        new[side] = altered[ngram(len(altered), rng)] if cut else altered
-        tally.update(words=len(x), masked=sum(u < p.mask for u in x), sentences=1, cut=cut,
-                     replaced=sum(p.mask <= u < p.mask + p.pos for u in x))
-    return "\t".join(map(" ".join, new)).encode(), " ".join(told)
+    n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
+    start = int(rng.random() * (len(words) - n + 1))
+    return words[start:start + n]
 
 
-# ---- The tagger ----------------------------------------------------------------------------------
-EDGE = "EDGE"  # stands before a sentence's first tag and after its last
+class TaggedRow(NamedTuple):
+    """One sentence, or the two of a pair, as words with their part-of-speech tags."""
+    words: list[list[str]]
+    tags: list[list[str]]
+
+
+def augment_row(row: TaggedRow, attempt: int, rates: Rates, words_by_tag: dict[str, list[str]],
+                rng: Random) -> list[list[str]]:
+    """Attempt number `attempt` at a synthetic row: the words of its sentence or sentences."""
+    if len(row.words) == 2:
+        altered = PAIR_CYCLE[attempt % 3]
+    else:
+        altered = (0,)
+    sentences = list(row.words)
+    for i in altered:
+        words = mask_or_replace(row.words[i], row.tags[i], rates, words_by_tag, rng)
+        if rng.random() < rates.ng:
+            words = sample_ngram(words, rng)
+        sentences[i] = words
+    return sentences
+
+
+def join_words(sentences: list[list[str]]) -> str:
+    """[["a", "film"], ["it", "works"]] -> "a film<TAB>it works", the text cells of a TSV."""
+    return "\t".join(" ".join(words) for words in sentences)
+
+
+def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_tag: dict,
+                   rng: Random) -> Iterator[list[str]]:
+    """For each row the text cells of its new synthetic rows, from n_iter attempts (§3.3).
+
+    A synthetic row that equals an original or an earlier synthetic row is dropped.
+    """
+    seen = {join_words(row.words) for row in rows}
+    for row in rows:
+        new_rows = []
+        for attempt in range(n_iter):
+            cells = join_words(augment_row(row, attempt, rates, words_by_tag, rng))
+            if cells not in seen:
+                seen.add(cells)
+                new_rows.append(cells)
+        yield new_rows
+
+
+# ---- The transfer set ----------------------------------------------------------------------------
+def index_by_tag(rows: Iterable[TaggedRow]) -> dict[str, list[str]]:
+    """tag -> all words of the rows with this tag, with repetitions: {"NN": ["film", "film"]}."""
+    words_by_tag = defaultdict(list)
+    for row in rows:
+        for words, tags in zip(row.words, row.tags):
+            for word, tag in zip(words, tags):
+                if word != MASK:
+                    words_by_tag[tag].append(word)
+    return words_by_tag
+
+
+def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates: Rates = Rates(),
+                      seed: int = 0, show: int = 0) -> None:
+    """Write the rows of `source` with their labels, then the synthetic rows without a label.
+
+    n_iter: attempts for each row; §4: 20 (SST-2), and 10 for pairs (MNLI, QQP).
+    show: print the synthetic rows of the first `show` rows. Raises UserError.
+    """
+    is_pair = read_columns(source).is_pair
+    if n_iter is None:
+        n_iter = 10 if is_pair else 20
+    tagger = Tagger()
+    tagged = []
+    with atomic_write(output) as f:
+        f.write(b"sentence1\tsentence2\tlabel\n" if is_pair else b"sentence\tlabel\n")
+        progress = Progress("tagging", count_rows(source))
+        for row in read_rows(source):
+            f.write("\t".join([*row.texts, row.label]).encode() + b"\n")
+            words = [tokenize(text) for text in row.texts]
+            tagged.append(TaggedRow(words, [tagger.tag(sentence) for sentence in words]))
+            progress.add(1)
+        new = 0
+        progress = Progress("augmenting", len(tagged))
+        rng = Random(seed)
+        all_new_rows = synthetic_rows(tagged, n_iter, rates, index_by_tag(tagged), rng)
+        for i, new_rows in enumerate(all_new_rows):
+            f.writelines(f"{cells}\t\n".encode() for cells in new_rows)
+            new += len(new_rows)
+            if i < show:
+                print(join_words(tagged[i].words), *new_rows, sep="\n    ")
+            progress.add(1)
+    attempts = n_iter * len(tagged)
+    print(f"wrote {output}: {len(tagged):,} original rows and {new:,} synthetic rows "
+          f"({attempts:,} attempts, {attempts - new:,} duplicates dropped)")
+
+
+def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
+                     seed: int = 0) -> list[str]:
+    """The synthetic variants of one sentence; the corpus supplies the words for replacement.
+
+    augment_sentence("a fine film", ["a dull plot"]) -> ["a fine plot", "a [MASK] film", ...]
+    """
+    check_is_list("corpus", corpus)
+    tagger = Tagger()
+    rows = []
+    for text in [sentence, *corpus]:
+        words = tokenize(text)
+        rows.append(TaggedRow([words], [tagger.tag(words)]))
+    return next(synthetic_rows(rows[:1], n_iter, rates, index_by_tag(rows), Random(seed)))
+
+
+# ==== Plumbing: rows of a TSV =====================================================================
+TEXT_COLUMNS = [("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"),
+                ("premise", "hypothesis"), ("#1 String", "#2 String"), ("sentence",)]
+LABEL_COLUMNS = ["label", "gold_label", "is_duplicate", "Quality"]
+NLI_CLASSES = ["entailment", "neutral", "contradiction", "not_entailment"]  # in GLUE's order
+
+
+class Row(NamedTuple):
+    line: int                   # its line in the file; the header is line 1
+    texts: tuple[str, ...]      # one sentence, or the two of a pair
+    label: str                  # "" if it has none
+    logits: tuple[float, ...]   # the teacher's, one a class; () if the file has none
+
+
+class Columns(NamedTuple):
+    """The names in the header, and where the cells of a row are found."""
+    names: list[str]
+    text: list[int]
+    label: int | None
+    logits: list[int]
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.text) == 2
+
+    @property
+    def classes(self) -> list[str]:
+        return [self.names[i].removeprefix("logit_") for i in self.logits]
+
+
+def dataset_stem(path: str) -> str:
+    """data/sst2.tsv, data/sst2.transfer.tsv, data/sst2.dev.tsv -> data/sst2"""
+    return re.sub(r"(\.(transfer|logits|dev|test))*\.tsv$", "", path)
+
+
+def read_lines(path: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of a TSV in UTF-8, which has no quoting. Raises UserError."""
+    with errors_in(path), open(path, "rb") as f:
+        for n, line in enumerate(f, start=1):
+            try:
+                text = line.decode("utf-8-sig" if n == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{path}, line {n}: expected text in UTF-8") from None
+            yield n, text.rstrip("\r\n").split("\t")
+
+
+def read_columns(path: str) -> Columns:
+    """Find the columns by their names, which differ between GLUE's tasks. Raises UserError."""
+    _, names = next(read_lines(path), (1, [""]))
+    text = next((columns for columns in TEXT_COLUMNS if set(columns) <= set(names)), None)
+    if text is None and len(names) == 1 and "," in names[0]:
+        raise UserError(f"{path}, line 1: the columns are separated by commas; expected tabs (in a "
+                        "spreadsheet: save as tab-separated text)")
+    if text is None:
+        raise UserError(f"{path}, line 1: expected a header with a column `sentence`, or `sentence1` "
+                        f"and `sentence2`, separated by tabs; found: {' '.join(names)[:80]}")
+    label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
+    logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
+    return Columns(names, [names.index(name) for name in text], label, logits)
+
+
+def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
+    """The rows of a TSV, one at a time. Raises UserError with the line.
+
+    Rows with an empty sentence (QQP has some) or with the label `-` (MNLI: no gold label) are
+    skipped and counted in a note, unless include_invalid: a GLUE submission answers every row.
+    """
+    columns = read_columns(path)
+    rows = skipped = quoted = 0
+    for n, cells in read_lines(path):
+        if n == 1:
+            continue
+        if len(cells) != len(columns.names):
+            raise UserError(f"{path}, line {n}: {len(cells)} columns where the header has "
+                            f"{len(columns.names)}; expected tabs between cells, and no quoting")
+        texts = tuple(cells[i] for i in columns.text)
+        label = "" if columns.label is None else cells[columns.label].strip()
+        is_valid = label != "-" and all(text.strip() for text in texts)
+        if not is_valid and not include_invalid:
+            skipped += 1
+            continue
+        try:
+            logits = tuple(float(cells[i]) for i in columns.logits)
+        except ValueError:
+            logits = (float("nan"),)
+        if not all(map(isfinite, logits)):
+            raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
+        rows += 1
+        quoted += texts[0][:1] == texts[0][-1:] == '"'
+        yield Row(n, texts, label, logits)
+    if not rows:
+        raise UserError(f"{path}: no usable rows; expected some after the header")
+    if skipped:
+        print(f"note: {path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
+    if quoted:
+        print(f"note: {path}: {quoted:,} rows begin and end with a double quote, which is read as "
+              "part of the text (GLUE's files are unquoted)")
+
+
+def read_split(path: str, dev: str | None, split: str) -> Iterator[Row]:
+    """The rows for training ("train") or for evaluation ("dev").
+
+    If there is no dev file, every tenth labelled row of `path` is held out for evaluation.
+    """
+    if dev:
+        yield from read_rows(dev if split == "dev" else path)
+        return
+    labelled = 0
+    for row in read_rows(path):
+        labelled += row.label != ""
+        is_held_out = row.label != "" and labelled % 10 == 0
+        if is_held_out == (split == "dev"):
+            yield row
+
+
+def count_rows(path: str) -> int:
+    """The number of lines after the header, for Progress."""
+    with errors_in(path), open(path, "rb") as f:
+        return sum(1 for _ in f) - 1
+
+
+def file_stamp(path: str) -> list:
+    """Which file it is, for a run that resumes: its path, size and time of change."""
+    with errors_in(path):
+        status = os.stat(path)
+    return [path, status.st_size, status.st_mtime_ns]
+
+
+def find_dev(path: str) -> str | None:
+    """data/sst2.tsv -> data/sst2.dev.tsv, if it exists"""
+    dev = dataset_stem(path) + ".dev.tsv"
+    return dev if os.path.exists(dev) else None
+
+
+def sort_classes(labels: Iterable[str]) -> list[str]:
+    """The classes in a fixed order: numbers by value, GLUE's order for inference, else by name."""
+    names = set(labels)
+    if all(name.isdigit() for name in names):
+        return sorted(names, key=int)
+    if names <= set(NLI_CLASSES):
+        return sorted(names, key=NLI_CLASSES.index)
+    return sorted(names)
+
+
+# ---- Words ---------------------------------------------------------------------------------------
+MAX_WORDS = 512  # our choice: words read of a sentence; bounds memory, and BERT reads 128 pieces
+PIECE = re.compile(r"""
+    \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # kept whole
+  | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
+          (?: [-.'] $ )?                                          # perhaps a final period
+  | . """, re.X)
+CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"            # do|n't  it|'s
+                    r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
+ABBREVIATION = re.compile(r"(?:mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
+                          r"|[^\W\d]|(?:.*-)?[^\W\d]{1,2}(?:\.[^\W\d]{1,2})+)\.")  # mr.  j.  u.s.
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower-case words as in the Penn Treebank; SST-2, which is split so already, does not change.
+
+    "It's.  Don't [MASK]!" -> ["it", "'s", ".", "do", "n't", "[MASK]", "!"]
+    """
+    words = []
+    for token in text.split():
+        words += split_token(token)
+    return words[:MAX_WORDS]
+
+
+@lru_cache(maxsize=1 << 18)
+def split_token(token: str) -> list[str]:
+    """One token without blanks: "don't," -> ["do", "n't", ","]. Keeps the period of "mr."."""
+    words = []
+    for piece in PIECE.findall(token.replace("’", "'").lower().replace("[mask]", MASK)):
+        endings = []
+        is_period = piece[-1] == "." and piece.strip(".") and not ABBREVIATION.fullmatch(piece)
+        is_quote = piece[-1] == "'" and piece.strip("'") and piece not in ("ol'", "'n'")
+        if is_period or is_quote:
+            endings = [piece[-1]]
+            piece = piece[:-1]
+        while match := CLITIC.fullmatch(piece):         # twice in shouldn't've
+            piece, clitic = filter(None, match.groups())
+            endings = [clitic, *endings]
+        words += [piece, *endings]
+    return words
+
+
+# ---- The part-of-speech tagger -------------------------------------------------------------------
 COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pos_counts.tsv")
+EDGE = "EDGE"      # the tag before the first word and after the last
+MIN_RATIO = 0.03   # our choice: a word keeps the tags that are at least this share as likely as
+#                    its best; 5 times as fast as 0.0001, 0.0006 less accurate on EWT's dev part
 
 
-def hints(word: str) -> list[str]:
-    """What tells a word's tag: "film" -> "a ", "a m", "a lm", "a ilm" (a: its shape), "film"."""
-    shape = "a" if word.isalpha() else "0" if word[0].isdigit() else "-"
-    return [f"{shape} {word[len(word) - n:]}" for n in range(min(3, len(word)) + 1)] + [word]
+def features(word: str) -> list[str]:
+    """Its shape with 0 to 3 last letters, then the word: "film" -> "a ", "a m", ..., "film"."""
+    shape = "-"
+    if word.isalpha():
+        shape = "a"
+    elif word[0].isdigit():
+        shape = "0"
+    endings = [word[len(word) - n:] for n in range(min(3, len(word)) + 1)]
+    return [f"{shape} {ending}" for ending in endings] + [word]
 
 
-def backoff(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
-    """Shares, with one observation more that is spread like the prior.
+def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
+    """Relative frequencies after one more observation, which is distributed as the prior.
 
     {"NN": 1}, {"NN": 0.5, "VB": 0.5} -> {"NN": 0.75, "VB": 0.25}
     """
     total = sum(counts.values()) + 1
-    return {tag: (counts[tag] + share) / total for tag, share in prior.items()}
+    return {tag: (counts[tag] + p) / total for tag, p in prior.items()}
+
+
+def integer_log(p: float) -> int:
+    """1000 * log(p), rounded: the last bits of a logarithm differ between machines."""
+    return round(1000 * log(p))
 
 
 class Tagger:
-    """A bigram hidden Markov model: lower-case words -> Penn tags.
+    """A bigram hidden Markov model: lower-case words -> Penn Treebank tags.
 
-    It maximises the product of P(tag given the tag before) and P(word given tag), which is
-    P(tag given word) / P(tag) but for a factor that is the same for all tags. P(tag given word)
-    backs off to the word's ending, its shape and all words, so that unknown words have one.
-    Scores are whole thousandths of a log, whose last bit differs between machines.
+    It maximizes the product of P(tag | last tag) and P(word | tag), and P(word | tag) is
+    P(tag | word) / P(tag) times a factor that all tags share. P(tag | word) is smoothed by the
+    word's ending and shape, so that unknown words have one.
     """
 
     def __init__(self, path: str = COUNTS):
-        # A share so small that no word is ever taken for an edge.
-        self.counts, totals = read_counts(path), Counter({EDGE: 1e-6})
+        self.counts = read_counts(path)
+        totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
         for word in [key for key in self.counts if " " not in key]:
             totals.update(self.counts[word])
-            for hint in hints(word)[:-1]:
-                self.counts[hint].update(self.counts[word].keys())  # once, however frequent
-        self.options = lru_cache(maxsize=1 << 18)(self.options)
-        self.share = {tag: n / totals.total() for tag, n in totals.items()}
-        after = {tag: backoff(self.counts[f"> {tag}"], self.share) for tag in self.share}
-        self.step = {t: {tag: round(1000 * log(after[t][tag])) for tag in after} for t in after}
+            for feature in features(word)[:-1]:
+                self.counts[feature].update(self.counts[word].keys())  # once, however frequent
+        all_words = sum(totals.values())
+        self.prior = {tag: n / all_words for tag, n in totals.items()}
+        self.transition = {}
+        for last in self.prior:
+            p = smooth(self.counts[f"> {last}"], self.prior)
+            self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
+        self.scores_of = {}
 
-    def options(self, word: str) -> list[tuple[str, int]]:
-        """The tags that a word may have, with the score of P(word given tag).
+    def tag_scores(self, word: str) -> list[tuple[str, int]]:
+        """The likely tags of a word, each with the logarithm of P(word | tag)."""
+        if word not in self.scores_of:
+            p = self.prior
+            for feature in features(word):
+                p = smooth(self.counts.get(feature, Counter()), p)
+            least = MIN_RATIO * max(p.values())
+            likely = [tag for tag in p if p[tag] >= least]
+            self.scores_of[word] = [(tag, integer_log(p[tag] / self.prior[tag])) for tag in likely]
+        return self.scores_of[word]
 
-        ours: none that is less than 0.03 as probable as its likeliest. 1.9 a word are left, not
-        the 6.3 at 0.0001: five times as fast, and 0.0006 less accurate on EWT's dev part.
-        """
-        p = self.share
-        for hint in hints(word):
-            p = backoff(self.counts.get(hint, Counter()), p)
-        least = 0.03 * max(p.values())
-        return [(t, round(1000 * log(p[t] / self.share[t]))) for t in p if p[t] >= least]
-
-    def tag(self, sentence: Words) -> Words:
-        """Viterbi's algorithm: ["a", "fine", "film"] -> ["DT", "JJ", "NN"]."""
-        best = [(0, [EDGE])]  # of all paths to one last tag, the best, with its score
-        for options in [*map(self.options, sentence), [(EDGE, 0)]]:
-            best = [max((score + self.step[path[-1]][tag] + emission, [*path, tag])
-                        for score, path in best) for tag, emission in options]
-        return best[0][1][1:-1]
-
-
-# ---- The tagger's counts -------------------------------------------------------------------------
-# "film<TAB>NN 5 VB 1": how often a word has each tag; "> DT<TAB>JJ 3 NN 8": what follows a tag.
-# ours: words of more than 20 letters, mostly addresses, are left out, to keep the file small.
-LINE = re.compile(r"(> [^\t ]+|[^\t ]{1,20})\t([^\t ]+ [1-9]\d{0,8}(?: [^\t ]+ [1-9]\d{0,8})*)")
-# CoNLL-U: a word and its two tags, or a sentence's end; no contraction (1-2), no unsaid word (1.1).
-TOKEN = re.compile(r"^(?:\d+\t([^\t\n]+)\t[^\t\n]*\t([^\t\n]+)\t([^\t\n]+)\t.*)?$", re.M)
-ODD = re.compile(r"^(?!$|#|[\d.-]+\t[^\t\n]+\t[^\t\n]*\t[^\t\n]+\t[^\t\n]+\t)", re.M)  # none of it
-
-
-def read_text(path: str) -> str:
-    """A UTF-8 file, plain or .gz, of less than 256 million letters."""
-    with reading(path), (gzip.open if path.endswith(".gz") else open)(
-            path, "rt", encoding="utf-8-sig") as f:
-        text = f.read(1 << 28)  # ours: bounds what a .gz unpacks to
-        if len(text) == 1 << 28:
-            raise ValueError("too large; expected less than 256 million letters")
-        return text.rstrip("\n")
+    def tag(self, words: list[str]) -> list[str]:
+        """Viterbi's algorithm: ["a", "fine", "film"] -> ["DT", "JJ", "NN"]"""
+        best = {EDGE: (0, [])}  # last tag -> the score and path of the best tagging that ends in it
+        for options in [*map(self.tag_scores, words), [(EDGE, 0)]]:
+            reached = {}
+            for tag, emission in options:
+                reached[tag] = max((score + self.transition[last][tag] + emission, [*path, tag])
+                                   for last, (score, path) in best.items())
+            best = reached
+        _, path = best[EDGE]
+        return path[:-1]
 
 
 def read_counts(path: str) -> dict[str, Counter]:
-    """The counts by word and by "> tag". Raises BadInput."""
-    counts, lines = defaultdict(Counter), read_text(path).split("\n")
-    for n, line in enumerate(lines, start=1):
-        if form := LINE.fullmatch(line):
-            counts[form[1]].update({t: int(n) for t, n in re.findall("([^ ]+) ([^ ]+)", form[2])})
-        if not form and line[:2] != "# " or n == len(lines) and line[:2] in ("# ", "> "):
-            raise BadInput(f"{path}, line {n}: expected word<TAB>tag count tag count ...")
+    """Lines "film<TAB>NN 5 VB 1", and "> DT<TAB>JJ 3 NN 8" for the tags that follow a tag."""
+    counts = defaultdict(Counter)
+    for n, cells in read_lines(path):
+        if cells[0].startswith("# "):
+            continue
+        with errors_in(f"{path}, line {n}", "word<TAB>tag count tag count ..."):
+            key, numbers = cells
+            fields = numbers.split(" ")
+            for tag, count in zip(fields[::2], fields[1::2], strict=True):
+                counts[key][tag] = int(count)
     return counts
 
 
 def count_treebank(path: str, source: str, output: str) -> None:
-    """Make such a file from CoNLL-U, lower-cased: Penn tags (column 5), or universal ones (4)."""
-    counts, before, text = defaultdict(Counter), EDGE, read_text(path) + "\n"
-    if odd := ODD.search(text):
-        raise BadInput(f"{path}, line {text[:odd.start()].count(chr(10)) + 1}: expected CoNLL-U, "
-                       "ten columns with tabs between")
-    for word, universal, penn in (t.groups("") for t in TOKEN.finditer(text)):
-        tag = (universal if penn == "_" else penn) or EDGE
-        counts[f"> {before}"][tag] += 1
-        counts[word.lower()][tag] += 1
-        before = tag
-    if len(counts) < 3:
-        raise BadInput(f"{path}: no tagged word in it; expected a treebank in CoNLL-U")
-    lines = [f"{key}\t" + " ".join(f"{tag} {n}" for tag, n in sorted(counts[key].items()))
-             for key in sorted(counts)]
-    lines = list(filter(LINE.fullmatch, lines))
-    with writing(output, path) as f:
-        f.write("\n".join([f"# Counts from {source}", *lines, ""]).encode())
-    print(f"{output}: the tags of {sum(line[:2] != '> ' for line in lines):,} words")
+    """Make such a file from a treebank in CoNLL-U: words in column 2, Penn tags in column 5."""
+    counts = defaultdict(Counter)
+    last = EDGE
+    open_text = gzip.open if path.endswith(".gz") else open
+    with errors_in(path), open_text(path, "rt", encoding="utf-8") as f:
+        for line in f:
+            cells = line.split("\t")
+            if len(cells) == 10 and cells[0].isdigit():  # not 1-2, a contraction
+                word, tag = cells[1].lower(), cells[4]
+                counts[word][tag] += 1
+            elif line == "\n":
+                tag = EDGE
+            else:
+                continue
+            counts[f"> {last}"][tag] += 1
+            last = tag
+    if not counts:
+        raise UserError(f"{path}: no tagged words; expected a treebank in CoNLL-U")
+    # our choice: no words of more than 20 letters, mostly addresses; the file is smaller so
+    keys = [key for key in sorted(counts) if key[:2] == "> " or len(key) <= 20 and " " not in key]
+    with atomic_write(output) as f:
+        f.write(f"# Counts from {source}\n".encode())
+        for key in keys:
+            fields = [f"{tag} {n}" for tag, n in sorted(counts[key].items())]
+            f.write(f"{key}\t{' '.join(fields)}\n".encode())
+    print(f"wrote {output}: {len(keys):,} lines")
 
 
-# ---- The transfer set ----------------------------------------------------------------------------
-def originals(table: Rows, f: BinaryIO, seen: set[bytes]) -> tuple[list, Corpus]:
-    """Write the rows as they are -> the words and tags of each sentence of each; the corpus."""
-    tagger, rows, corpus = Tagger(), [], defaultdict(list)
-    progress = Progress("reading and tagging", sum(1 for _ in table))
-    for row in table:
-        f.write("\t".join([*row.texts, f"{row.label}\n"]).encode())
-        sentences = [words(text)[:LONGEST_SENTENCE] for text in row.texts]
-        seen.add("\t".join(map(" ".join, sentences)).encode())
-        rows.append([(sentence, tagger.tag(sentence)) for sentence in sentences])
-        for word, tag in [pair for sentence in rows[-1] for pair in zip(*sentence)]:
-            corpus[tag] += [word] if word != UNKNOWN else []
-        progress.add(1)
-    return rows, corpus
+# ---- What all scripts share ----------------------------------------------------------------------
+class UserError(Exception):
+    """A mistake that the user can mend; the text names the file, the line and what was expected."""
 
 
-def transfer_set(source: str, output: str, n_iter: int | None = None, p_mask: float = 0.1,
-                 p_pos: float = 0.1, p_ng: float = 0.25, seed: int = 0, show: int = 0) -> None:
-    """Write the rows of `source` with their labels, then those of n_iter tries a row that are new.
+@contextmanager
+def errors_in(path: str, expected: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        message = f"{path}: {' '.join(reason.split())[:200]}"
+        if expected:
+            message += f"; expected {expected}"
+        raise UserError(message) from None
 
-    All defaults: §3.3; n_iter is 20, for pairs 10. What befell each word is printed for the first
-    `show` rows. Raises BadInput.
-    """
-    p, rng, seen, tally = Rates(p_mask, p_pos, p_ng), Random(seed), set(), Counter()
-    if not all(0 <= rate <= 1 for rate in p) or p_mask + p_pos > 1 + 1e-9 or (n_iter or 0) < 0:
-        raise BadInput(f"{p}, n_iter {n_iter}: expected p's in 0..1, mask + pos too, n_iter >= 0")
-    table = read_rows(source)
-    n_iter = (10 if table.pair else 20) if n_iter is None else n_iter
-    print(f"reading and tagging {source}", flush=True)
-    with writing(output, source) as f:
-        f.write(b"sentence1\tsentence2\tlabel\n" if table.pair else b"sentence\tlabel\n")
-        rows, corpus = originals(table, f, seen)
-        print(f"augmenting {len(rows):,} rows, {n_iter} tries each", flush=True)
-        progress, known = Progress("augmenting", len(rows)), len(seen)
-        for i, row in enumerate(rows):
-            for k in range(n_iter):
-                line, told = attempt(row, k, p, corpus, rng, tally)
-                if line not in seen:
-                    seen.add(line)
-                    f.write(line + b"\t\n")
-                    if i < show:
-                        print(f"{told}  ->  {line.decode()}")
-            progress.add(1)
-    tries, new = n_iter * len(rows), len(seen) - known
-    dropped = "".join(f", {n:,} dropped for {reason}" for reason, n in table.dropped.items())
-    print(f"{output}: {len(rows):,} rows in{dropped}, {tries:,} tries, {tries - new:,} duplicates "
-          f"dropped, {len(rows) + new:,} rows out; "
-          + ", ".join(f"{tally[part] / max(1, tally[whole]):.1%} of {whole} {part}" for part, whole
-                      in (("masked", "words"), ("replaced", "words"), ("cut", "sentences"))))
+
+@contextmanager
+def atomic_write(path: str) -> Iterator[BinaryIO]:
+    """A binary file that is moved to `path` when the block ends: complete, or not there at all."""
+    part = f"{path}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        if os.path.exists(part):
+            os.remove(part)
+        if isinstance(error, OSError):
+            error.filename = path
+        raise
+
+
+class Progress:
+    """One line on stderr with rate and remaining time; nothing if stderr is not a terminal."""
+
+    def __init__(self, title: str, total: int):
+        self.title = title
+        self.total = total
+        self.done = 0
+        self.start = time.monotonic()
+        self.shown = self.start
+
+    def add(self, rows: int) -> None:
+        self.done += rows
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - self.shown < 0.2 and self.done < self.total):
+            return
+        self.shown = now
+        rate = self.done / (now - self.start + 1e-9)
+        remaining = timedelta(seconds=round((self.total - self.done) / rate))
+        line = ""  # when all is done, the line is erased
+        if self.done < self.total:
+            line = (f"{self.title}: {self.done:,} of {self.total:,} rows, {rate:,.0f} rows/s, "
+                    f"{remaining} left")
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def check_is_list(name: str, texts: list) -> None:
+    """A single string is a sequence of strings too, so this mistake would pass unnoticed."""
+    if isinstance(texts, str) or not isinstance(texts, (list, tuple)):
+        raise TypeError(f"{name}: expected a list of sentences, got {type(texts).__name__}")
+
+
+class Parser(argparse.ArgumentParser):
+    """--help opens with the first line of a script's docstring and closes with the rest of it."""
+
+    def __init__(self, docstring: str):
+        summary, _, examples = docstring.partition("\n")
+        super().__init__(description=summary, epilog=examples,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (--help lists the options)")
+
+
+def number_in(kind: type, low: float, high: float) -> Callable[[str], float]:
+    """An argparse type: a number of this kind from low to high."""
+    def parse(text: str) -> float:
+        with errors_in(repr(text), f"a number from {low:g} to {high:g}"):
+            if not low <= kind(text) <= high:
+                raise ValueError("out of range")
+        return kind(text)
+    return parse
+
+
+def run(main: Callable[[], None], kept: str) -> None:
+    """Run a script. A UserError is one line on stderr and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output, such as `head`, has finished
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"\nstopped: {kept}", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"error: {error.filename or 'output'}: {error.strerror}; {kept}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the transfer set of a TSV (§3.3).")
-    parser.add_argument("data", help="a TSV as GLUE ships it: single sentences, or pairs")
-    parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv, or pos_counts.tsv")
-    parser.add_argument("--treebank", metavar="SOURCE", help="count the tags of data, in CoNLL-U")
-    parser.add_argument("--n-iter", type=int, help="tries a row (default: 20; pairs: 10)")
-    for rule, p in ("mask", 0.1), ("pos", 0.1), ("ng", 0.25):
-        parser.add_argument(f"--p-{rule}", type=float, default=p, help=f"§3.3 (default: {p})")
-    parser.add_argument("--seed", type=int, default=0, help="another one, another file (default 0)")
-    parser.add_argument("--show", type=int, default=0, help="print what is new of so many rows")
-    data, output, treebank, *numbers = vars(parser.parse_args()).values()  # in the order above
-    if treebank:
-        return count_treebank(data, treebank, output or COUNTS)
-    transfer_set(data, output or f"{os.path.splitext(data)[0]}.transfer.tsv", *numbers)
+    parser = Parser(__doc__)
+    rate = number_in(float, 0, 1)
+    parser.add_argument("data", help="a TSV as GLUE has it: sentences, or pairs of sentences")
+    parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
+    parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
+                        help="attempts for each row (default: 20, and 10 for pairs; §4)")
+    parser.add_argument("--p-mask", type=rate, default=Rates().mask, help="default: 0.1 (§3.3)")
+    parser.add_argument("--p-pos", type=rate, default=Rates().pos, help="default: 0.1 (§3.3)")
+    parser.add_argument("--p-ng", type=rate, default=Rates().ng, help="default: 0.25 (§3.3)")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--show", type=int, default=0, metavar="N",
+                        help="print the synthetic rows of the first N rows")
+    parser.add_argument("--treebank", metavar="SOURCE",
+                        help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")
+    args = parser.parse_args()
+    if args.treebank:
+        return count_treebank(args.data, args.treebank, args.output or COUNTS)
+    if args.p_mask + args.p_pos > 1:
+        raise UserError("--p-mask and --p-pos: expected a sum of at most 1")
+    output = args.output or dataset_stem(args.data) + ".transfer.tsv"
+    rates = Rates(mask=args.p_mask, pos=args.p_pos, ng=args.p_ng)
+    make_transfer_set(args.data, output, args.n_iter, rates, args.seed, args.show)
 
 
 if __name__ == "__main__":
-    command(main, kept="no file was changed")
+    run(main, kept="no file was changed")

@@ -1,550 +1,357 @@
-"""The student: a one-layer BiLSTM over two channels of word embeddings (§3.1, figures 1 and 2).
+"""The student (§3.1, figures 1 and 2): a BiLSTM over two channels of word embeddings.
 
-    python bilstm.py sst2.student.pt sst2.test.tsv -o SST-2.tsv    # a GLUE submission
-    echo "it 's a charming journey ." | python bilstm.py sst2.student.pt
+    python bilstm.py sst2.student.pt sst2.test.tsv                  # label, probability, sentence
+    python bilstm.py sst2.student.pt sst2.test.tsv -o SST-2.tsv     # a file for GLUE's server
+    echo "a charming film" | python bilstm.py sst2.student.pt       # one sentence a line
 
-In reading order: the rows of a TSV, the words of a sentence, word vectors, the network, its file,
-predicting. It trains nothing: distill.py does. A small last section, "for people", holds what all
-scripts share: progress, files moved into place, one-line errors.
+In reading order: the network, batches, prediction. After the line "Plumbing": word vectors, the
+student's file, the command line. distill.py trains the student.
 
-Letters, here and elsewhere: B rows, T words, E embedding, H hidden, C classes; S = 1 sentence a
-row, or 2 for pairs.
+Shapes: B batch, T words of the longest sentence, E embedding, H hidden units, C classes.
 """
-import argparse
 import gzip
 import io
-import math
 import os
-import re
 import sys
-import time
-import warnings
 from array import array
-from collections import Counter
-from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from itertools import islice
-from typing import BinaryIO, Callable, Iterable, Iterator, NamedTuple
+from typing import BinaryIO, Iterable, Iterator, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
-# ---- The rows of a TSV ---------------------------------------------------------------------------
-TEXT_COLUMNS = [("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"),
-                ("premise", "hypothesis"), ("#1 String", "#2 String"), ("sentence",)]
-LABEL_COLUMNS = ("label", "gold_label", "is_duplicate", "Quality")
-LONGEST_LINE = 1 << 20  # bytes. ours: a longer "line" is no sentence but some other kind of file
+from augment import (MASK, Parser, Row, UserError, atomic_write, check_is_list, errors_in,
+                     read_columns, read_rows, run, tokenize)
 
 
-class Row(NamedTuple):
-    line: int                # its line in the file, the header being line 1
-    texts: tuple[str, ...]   # one sentence, or two
-    label: str               # "" where there is none
-    logits: list[float]      # the teacher's, C numbers; empty where the file has none
-
-
-class Rows:
-    """The rows of a TSV in GLUE's form (no quoting, a header), its columns found by their names.
-
-    Each iteration reads the file afresh and holds one line at a time. Rows with an empty sentence
-    (QQP has some) or without a gold label (MNLI's `-`) are left out and counted in `dropped`,
-    unless `keep` is set: a submission needs an answer to every row. Raises BadInput.
-    """
-
-    def __init__(self, path: str, keep: bool = False):
-        self.path, self.keep, self.dropped = path, keep, Counter()
-        self.names = names = next(self._lines(), (1, []))[1]
-        found = next((c for c in TEXT_COLUMNS if set(c) <= set(names)), None)
-        if not found:
-            raise BadInput(f"{path}, line 1: expected a header with sentence, or sentence1 and "
-                           f"sentence2 (README), found {' '.join(names)[:80] or 'nothing'}")
-        self.columns, self.pair = [names.index(c) for c in found], len(found) == 2
-        self.label = next((names.index(c) for c in LABEL_COLUMNS if c in names), None)
-        self.logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
-        self.logit_names = [names[i].removeprefix("logit_") for i in self.logits]
-        if len(set(self.logit_names)) < len(self.logits):
-            raise BadInput(f"{path}, line 1: two columns {' '.join(self.logit_names)[:80]!r} alike")
-
-    def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells); quietly takes a byte-order mark, CRLF, a last line without end."""
-        try:
-            with open(self.path, "rb") as f:
-                for n, raw in enumerate(iter(lambda: f.readline(LONGEST_LINE), b""), start=1):
-                    if len(raw) == LONGEST_LINE:
-                        raise BadInput(f"{self.path}, line {n}: longer than a mebibyte; is this a "
-                                       "TSV?")
-                    text = raw.decode("utf-8-sig" if n == 1 else "utf-8")
-                    yield n, text.rstrip("\r\n").split("\t")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{self.path}, line {n}: not UTF-8 ({error.reason}); save it as UTF-8") \
-                from None
-        except OSError as error:
-            raise BadInput(f"{self.path}: {error.strerror}") from None
-
-    def __iter__(self) -> Iterator[Row]:
-        self.dropped.clear()
-        n = 1
-        for n, cells in islice(self._lines(), 1, None):
-            if len(cells) != len(self.names):
-                raise BadInput(f"{self.path}, line {n}: {len(cells)} columns where the header has "
-                               f"{len(self.names)}; expected tabs between them, and no quoting")
-            texts = tuple(cells[i] for i in self.columns)
-            label = "" if self.label is None else cells[self.label].strip()
-            if not self.keep and not all(map(str.strip, texts)):
-                self.dropped["an empty sentence"] += 1
-            elif not self.keep and label == "-":
-                self.dropped["no gold label"] += 1
-            else:
-                yield Row(n, texts, label, self._logits(n, cells))
-        if n == 1:
-            raise BadInput(f"{self.path}, line 2: expected rows after the header, found none")
-
-    def tell(self) -> None:
-        """Say how many rows were left out, and why."""
-        for reason, n in self.dropped.items():
-            print(f"note     {self.path}: {n:,} rows left out: {reason}")
-
-    def _logits(self, n: int, cells: list[str]) -> list[float]:
-        cells = [cells[i] for i in self.logits]
-        try:
-            if all(map(math.isfinite, logits := list(map(float, cells)))):
-                return logits
-        except ValueError:
-            pass
-        raise BadInput(f"{self.path}, line {n}: expected a finite number for each logit, found "
-                       f"{', '.join(cells)[:80]!r}")
-
-
-def read_rows(path: str, keep: bool = False) -> Rows:
-    """Open a TSV and check its header; iterating over the result gives a Row each."""
-    return Rows(path, keep)
-
-
-def hold_out(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
-    """Each row, and whether it is held out where there is no dev file: each tenth labelled one."""
-    labelled = 0
-    for row in rows:
-        labelled += bool(row.label)
-        yield row, bool(row.label) and labelled % 10 == 0
-
-
-def class_order(labels: Iterable[str]) -> list[str]:
-    """The classes, in order: numbers by value; entailment first, as GLUE has it; else sorted.
-
-    {"1", "0"} -> ["0", "1"];  {"neutral", "entailment"} -> ["entailment", "neutral"]
-    """
-    first = {"entailment": 0, "neutral": 1, "contradiction": 2, "not_entailment": 3}
-
-    def key(name: str) -> tuple:
-        number = float(name) if re.fullmatch(r"[-+]?\d+(\.\d*)?", name) else math.inf
-        return number, first.get(name, 4), name
-    return sorted(set(labels), key=key)
-
-
-# ---- The words of a sentence ---------------------------------------------------------------------
-# [MASK] is the student's unknown word (§3.3), so the two are one entry of the vocabulary, number 0.
-UNKNOWN = "[MASK]"
-LONGEST_SENTENCE = 512  # words. ours: bounds memory; the teacher reads 128 pieces at most
-ABBREVIATIONS = set("mr mrs ms dr st jr sr vs etc inc ltd co corp no al bros sept wash pa".split())
-PIECE = re.compile(r"""
-    \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''               # these stay whole
-  | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*  # well-made, u.s, r&b, 2,500
-          (?: [-.'] $ )?                                         # a final period: see split_token
-  | . """, re.X)
-INITIALS = re.compile(r"(.*-)?[^\W\d]{1,2}(\.[^\W\d]{1,2})+")  # u.s  p.m  ph.d
-CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"
-                    r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
-
-
-@lru_cache(maxsize=1 << 18)
-def split_token(token: str) -> tuple[str, ...]:
-    """One blank-free token, split as the Penn Treebank does: "don't," -> ("do", "n't", ",").
-
-    Unlike the Treebank's own rules it splits every final period but an abbreviation's, not only
-    the text's last: real questions hold several sentences.
-    """
-    out: list[str] = []
-    lower = UNKNOWN.join(part.lower() for part in token.replace("’", "'").split(UNKNOWN))
-    for piece in PIECE.findall(lower):
-        tail: list[str] = []
-        if piece[-1] == "." and piece.strip("."):
-            short = piece[:-1] in ABBREVIATIONS or INITIALS.fullmatch(piece[:-1])
-            if not short and not (len(piece) == 2 and piece[0].isalpha()):  # mr.  u.s.  j.
-                piece, tail = piece[:-1], ["."]
-        elif piece[-1] == "'" and piece.strip("'") and piece not in ("ol'", "'n'"):
-            piece, tail = piece[:-1], ["'"]
-        while clitic := CLITIC.fullmatch(piece):  # shouldn't've: two of them
-            piece, end = [part for part in clitic.groups() if part]
-            tail = [end, *tail]
-        out += [piece, *tail]
-    return tuple(out)
-
-
-def words(text: str) -> list[str]:
-    """Lower-cased Treebank words; text that is split so already (SST-2 is) comes back as it was.
-
-    "It's.  Don't [MASK]!" -> ["it", "'s", ".", "do", "n't", "[MASK]", "!"]
-    """
-    return [word for token in text.split() for word in split_token(token)]
-
-
-class Encoded:
-    """Rows as word numbers, laid end to end in one array: 4 bytes a word, whatever the lengths.
-
-    Sentence s of row r is sequence r * S + s.
-    """
-
-    def __init__(self, pair: bool):
-        self.sides = 2 if pair else 1
-        self.ids, self.lengths = array("i"), array("i")
-
-    def add(self, texts: Iterable[str], number: Callable[[str], int]) -> None:
-        for text in texts:
-            before = len(self.ids)
-            self.ids.extend(map(number, words(text)[:LONGEST_SENTENCE] or [UNKNOWN]))
-            self.lengths.append(len(self.ids) - before)
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.sides
-
-    def freeze(self, device: torch.device) -> "Encoded":
-        """From growing arrays to tensors; lengths stay on the CPU, where batches are planned."""
-        lengths = np.frombuffer(self.lengths, dtype=np.int32).astype(np.int64)
-        self.starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)
-        tail = array("i", bytes(4 * LONGEST_SENTENCE))  # so that a batch may reach past the end
-        self.ids.extend(tail)
-        self.ids = torch.from_numpy(np.frombuffer(self.ids, dtype=np.int32)).to(device)
-        self.lengths = torch.from_numpy(lengths)
-        return self
-
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B,) -> ids (S*B, T) on the device, all first sentences first, lengths (S*B,)."""
-        at = torch.cat([rows * self.sides + s for s in range(self.sides)])
-        lengths = self.lengths[at]
-        steps = torch.arange(int(lengths.max()), device=self.ids.device)
-        at = self.starts[at.to(self.starts.device, non_blocking=True)]
-        return self.ids[at[:, None] + steps], lengths  # beyond its length a row shows the next's
-
-
-# ---- Word vectors --------------------------------------------------------------------------------
-def read_vectors(path: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
-    """The vectors (E,) of the wanted words, from word2vec's binary or word2vec/GloVe/fastText text.
-
-    Plain or .gz, told apart by content; only the wanted rows are kept. Our words are lower-case:
-    where a file (GoogleNews) has `Paris` alone, its first spelling serves. Raises BadInput.
-    """
-    wanted, found = set(wanted), {}
-    with reading(path), open(path, "rb") as raw:
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        for word, vector in _vectors(gzip.open(raw) if zipped else raw, wanted):
-            if word in wanted or word.lower() not in found:
-                found[word if word in wanted else word.lower()] = vector
-        if not all(np.isfinite(vector).all() for vector in found.values()):
-            raise ValueError("a number in it is not finite")
-    return found
-
-
-def _vectors(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The first two lines tell the form."""
-    line = f.readline(LONGEST_LINE)
-    header = re.fullmatch(rb"(\d{1,10}) (\d{1,5})\s*", line)
-    count, width = map(int, header.groups()) if header else (0, line.rstrip().count(b" "))
-    start = f.tell() if header else 0
-    second = f.readline(LONGEST_LINE) if header else line
-    f.seek(start)
-    if re.fullmatch(rb"\S+( [-+.\deE]+)+\s*", second):
-        yield from _text(f, count, width, wanted)
-    elif header:
-        yield from _binary(f, count, width, wanted)
-    else:
-        raise ValueError("expected word2vec's binary form, or lines of a word and its numbers")
-
-
-def _text(f: BinaryIO, count: int, width: int,
-          wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    n = 0
-    for n, line in enumerate(iter(lambda: f.readline(LONGEST_LINE), b""), start=1):
-        word, line = line[:line.find(b" ")].decode("utf-8", "replace"), line.rstrip()
-        if line.count(b" ") < width:
-            raise ValueError(f"vector {n}: fewer than {width} numbers, cut short?")
-        if word.lower() in wanted:
-            first, *numbers = line.rsplit(b" ", width)
-            if b" " not in first:  # GloVe has a few "words" with a blank in them
-                with np.errstate(over="ignore"):
-                    yield word, np.array(numbers, dtype=np.float32)
-    if n < count:
-        raise ValueError(f"cut short: {n} vectors where line 1 promises {count}")
-
-
-def _binary(f: BinaryIO, count: int, width: int,
-            wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """word2vec's: for each word its name, a blank and `width` floats, perhaps a line's end."""
-    buffer, at = b"", 0
-    for n in range(count):
-        end = buffer.find(b" ", at)
-        if end < 0 or end + 1 + 4 * width > len(buffer):
-            buffer, at = buffer[at:] + f.read(1 << 22), 0
-            end = buffer.find(b" ")
-            if end < 0 or end + 1 + 4 * width > len(buffer):
-                raise ValueError(f"cut short: {n} vectors where line 1 promises {count}")
-        word = buffer[at:end].lstrip(b"\n").decode("utf-8", "replace")
-        at = end + 1 + 4 * width
-        if word.lower() in wanted:
-            yield word, np.frombuffer(buffer, "<f4", width, end + 1).copy()
-
-
-# ---- The network ---------------------------------------------------------------------------------
 class BiLSTM(nn.Module):
-    """Figure 1 for single sentences; figure 2, siamese, for pairs.
+    """Figure 1 for single sentences; figure 2 for pairs, which share one encoder (siamese).
 
-    vectors (V, E): the start of both channels (§4.2, "multichannel"): one copy is trained, one
-    frozen; side by side they make 2E inputs a word.
+    vectors (V, E): both channels start from these; one is trained, one stays as it is (§4.2).
     """
 
-    def __init__(self, vectors: Tensor, classes: int, hidden: int = 150, fc: int = 200,
+    def __init__(self, vectors: Tensor, num_classes: int, hidden: int = 150, fc: int = 200,
                  pair: bool = False, dropout: float = 0.1):
         super().__init__()
         self.pair = pair
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
-        self.lstm = nn.LSTM(2 * vectors.shape[1], hidden, batch_first=True, bidirectional=True)
-        self.fc = nn.Linear(2 * hidden * (4 if pair else 1), fc)
+        embedding = 2 * vectors.shape[1]
+        self.forward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.backward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        features = 8 * hidden if pair else 2 * hidden
+        self.fc = nn.Linear(features, fc)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(fc, classes)
+        self.output = nn.Linear(fc, num_classes)
 
     def encode(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Ids (B, T), lengths (B,) on the CPU -> the last state of each direction (B, 2H).
+        """The last state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
-        The backward direction's last state is the one after the first word, with the whole
-        sentence read. Packing keeps what stands beyond a row's length (`Encoded.batch` leaves the
-        next row's words there) out of both; rows of one length need none, and are faster so.
+        Each direction reads a sentence first and its padding after it, so the state at the
+        sentence's own length has seen no padding. The backward direction's has read the first
+        word last.
         """
-        x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)  # (B, T, 2E)
-        if int(lengths.min()) < ids.shape[1]:
-            x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        _, (h, _) = self.lstm(x)                                     # (2, B, H)
-        return torch.cat([h[0], h[1]], dim=1)                        # (B, 2H)
+        x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)       # (B, T, 2E)
+        rows = torch.arange(len(ids), device=ids.device)
+        last = lengths - 1                                                # (B,)
+        h, _ = self.forward_lstm(x)                                       # (B, T, H)
+        h_backward, _ = self.backward_lstm(reverse(x, lengths))           # (B, T, H)
+        return torch.cat([h[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Ids (S*B, T), lengths (S*B,) -> logits (B, C); a pair's first sentences come first."""
-        h = self.encode(ids, lengths)
+    def forward(self, *sides: tuple[Tensor, Tensor]) -> Tensor:
+        """(ids, lengths) of the sentences; for pairs twice, first and second -> logits (B, C)."""
         if self.pair:
-            h1, h2 = h.chunk(2)                                      # (B, 2H) each
-            h = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()], dim=1)  # (B, 8H), figure 2
-        return self.output(self.dropout(torch.relu(self.fc(h))))
+            first, second = sides
+            h1 = self.encode(*first)                                      # (B, 2H)
+            h2 = self.encode(*second)                                     # (B, 2H)
+            h = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()], dim=1)      # (B, 8H), figure 2
+        else:
+            sentences, = sides
+            h = self.encode(*sentences)                                   # (B, 2H), figure 1
+        return self.output(self.dropout(torch.relu(self.fc(h))))          # (B, C)
 
-    def size(self) -> int:
-        """The number of parameters without embeddings, as table 2 counts them: 963,002."""
-        parts = self.lstm, self.fc, self.output
-        return sum(p.numel() for part in parts for p in part.parameters())
+    def num_parameters(self) -> int:
+        """Without embeddings, as table 2 counts them: 963,002 with the defaults of the paper."""
+        embeddings = self.trained.weight.numel() + self.frozen.weight.numel()
+        return sum(p.numel() for p in self.parameters()) - embeddings
 
 
-BATCH_WORDS = 1 << 14  # ours: bounds memory, and is full speed
+def reverse(x: Tensor, lengths: Tensor) -> Tensor:
+    """Each sentence's words in reverse, (B, T, ...) -> (B, T, ...): a b c - -> c b a -"""
+    steps = torch.arange(x.shape[1], device=x.device)
+    positions = (lengths[:, None] - 1 - steps).clamp(min=0)               # (B, T)
+    return x.gather(1, positions[:, :, None].expand_as(x))
 
 
-@torch.no_grad()
-def predict(model: BiLSTM, rows: Encoded, batch_words: int = BATCH_WORDS) -> Tensor:
-    """Logits (B, C) on the CPU, in the rows' order; batches are made of rows of like length."""
+# ---- Batches and prediction ----------------------------------------------------------------------
+class Sentences:
+    """N sentences as token ids, laid end to end in one tensor: 4 bytes a word."""
+
+    def __init__(self, ids: list[array], device: torch.device):
+        self.lengths = torch.tensor([len(sentence) for sentence in ids])  # (N,), on the CPU
+        starts = self.lengths.cumsum(0) - self.lengths
+        self.starts = starts.to(device)                                   # (N,)
+        flat = torch.frombuffer(bytearray().join(ids), dtype=torch.int32)
+        self.ids = flat.to(device)                                        # (all words,)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
+        device = self.ids.device
+        lengths = self.lengths[index]
+        steps = torch.arange(int(lengths.max()), device=device)           # (T,)
+        lengths = lengths.to(device, non_blocking=True)
+        starts = self.starts[index.to(device, non_blocking=True)]
+        positions = (starts[:, None] + steps).clamp(max=len(self.ids) - 1)
+        return self.ids[positions].masked_fill(steps >= lengths[:, None], 0), lengths
+
+
+def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
+                 device: torch.device) -> Sentences:
+    """Texts -> token ids; a word that the vocabulary lacks becomes [MASK], id 0."""
+    sentences = []
+    for text in texts:
+        ids = [vocabulary.get(word, 0) for word in tokenize(text)]
+        sentences.append(array("i", ids or [0]))
+    return Sentences(sentences, device)
+
+
+def batch_lengths(sides: list[Sentences]) -> Tensor:
+    """The number by which batches are planned: the words of a row, both sentences of a pair."""
+    return sum(side.lengths for side in sides)
+
+
+def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
+    """Length bucketing: each row once, in random batches of rows of similar length."""
+    order = torch.randperm(len(lengths))
+    by_length = order[torch.argsort(lengths[order], stable=True)]
+    batches = by_length.split(batch_size)
+    return [batches[i] for i in torch.randperm(len(batches))]
+
+
+def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
+    """Row numbers, longest rows first, in batches of at most `budget` tokens with padding."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    while len(order):
+        size = max(1, budget // int(lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+@torch.inference_mode()
+def predict_logits(model: BiLSTM, sides: list[Sentences]) -> Tensor:
+    """Logits (N, C) on the CPU, in the order of the rows."""
     model.eval()
-    longest = rows.lengths.view(-1, rows.sides).amax(1)
-    order, parts, at = torch.argsort(longest, descending=True, stable=True), [], 0
-    while at < len(order):
-        parts.append(order[at:at + max(1, batch_words // int(longest[order[at]]))])
-        at += len(parts[-1])
-    logits = torch.cat([model(*rows.batch(part)) for part in parts]).cpu()
-    return torch.empty_like(logits).index_copy_(0, order, logits)
+    batches = list(token_batches(batch_lengths(sides), budget=1 << 14))
+    logits = torch.cat([model(*[side.batch(index) for side in sides]) for index in batches]).cpu()
+    return torch.empty_like(logits).index_copy_(0, torch.cat(batches), logits)
 
 
-# ---- Its file ------------------------------------------------------------------------------------
-def save_student(path: str, model: BiLSTM, vocabulary: list[str], labels: list[str]) -> None:
-    """Weights, vocabulary, label names and settings: all that predicting needs, in one file."""
-    save(path, {"weights": {k: v.cpu() for k, v in model.state_dict().items()},
-                "vocabulary": vocabulary, "labels": labels, "pair": model.pair})
+class Student(NamedTuple):
+    model: BiLSTM
+    vocabulary: dict[str, int]
+    classes: list[str]
 
 
-def load_student(path: str, device: torch.device) -> tuple[BiLSTM, dict[str, int], list[str]]:
-    """The model, word -> number, and the label names. Raises BadInput."""
-    with reading(path, "a student that distill.py saved"):
-        state = load(path)
-        weights, vocabulary, labels = state["weights"], state["vocabulary"], state["labels"]
-        if len(vocabulary) != len(weights["frozen.weight"]) or vocabulary[0] != UNKNOWN:
-            raise ValueError("vocabulary and embeddings do not fit")
-        if not all(w.is_contiguous() and w.dtype == torch.float32 for w in weights.values()):
-            raise ValueError("weights are not plain float32")
-        with torch.device("meta"):  # takes no memory for what a file claims
-            model = BiLSTM(weights["frozen.weight"].to("meta"), len(labels),
-                           weights["lstm.weight_hh_l0"].shape[1], len(weights["fc.weight"]),
-                           bool(state["pair"]))
-        model.load_state_dict(weights, strict=True, assign=True)
-        return model.to(device), {word: i for i, word in enumerate(vocabulary)}, labels
+def classify(student: Student, texts: list) -> list[tuple[str, float]]:
+    """The label of each text and its probability: ["a fine film"] -> [("1", 0.97)].
 
-
-# ---- For people: what all scripts share ----------------------------------------------------------
-class BadInput(Exception):
-    """Something that a person can mend; its text names the file, the line and what was expected."""
-
-
-def command(main: Callable[[], None], kept: str) -> None:
-    """Run a script; what stops it is told in one line on stderr, with exit code 2 (Ctrl-C: 130;
-    where nobody reads our output any more: 1, without a word)."""
-    try:
-        main()
-        sys.stdout.flush()
-        return
-    except BrokenPipeError:  # the reader of our output (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)  # as Python itself does
-    except KeyboardInterrupt:
-        code, line = 130, f"\nstopped: {kept}"
-    except BadInput as error:
-        code, line = 2, f"error: {error}"
-    except OSError as error:  # a full disk, no permission
-        code, line = 2, f"error: {error.filename or 'output'}: {error.strerror}; {kept}"
-    print(line, file=sys.stderr)
-    sys.exit(code)
-
-
-@contextmanager
-def reading(path: str, expected: str = "") -> Iterator[None]:
-    """Whatever goes wrong with what comes from other hands becomes one line that names it."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except Exception as error:  # hostile bytes raise a dozen kinds
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadInput(f"{path}: {'no ' * isinstance(error, KeyError)}"
-                       f"{' '.join(reason.split())[:200]}" +
-                       f"; expected {expected}" * bool(expected)) from None
-
-
-class Progress:
-    """One line on stderr with rate and time left, rewritten in place; nothing if no terminal."""
-
-    def __init__(self, title: str, total: int):
-        self.title, self.total, self.done = title, total, 0
-        self.start = self.shown = time.monotonic()
-
-    def add(self, n: int) -> None:
-        self.done, now = self.done + n, time.monotonic()
-        if sys.stderr.isatty() and (now - self.shown > 0.2 or self.done >= self.total):
-            self.shown, rate = now, self.done / max(now - self.start, 1e-9)
-            left = "" if self.done >= self.total else \
-                f"{self.title}: {self.done:,}/{self.total:,} rows, {rate:,.0f}/s, " \
-                f"{span((self.total - self.done) / max(rate, 1e-9))} left"
-            print(f"\r\033[K{left}", end="", file=sys.stderr, flush=True)
-
-
-def span(seconds: float) -> str:
-    """75 -> "1m15s"; 7500 -> "2h05m"."""
-    s = round(seconds)
-    return f"{s}s" if s < 60 else f"{s // 60}m{s % 60:02}s" if s < 3600 else \
-        f"{s // 3600}h{s % 3600 // 60:02}m"
-
-
-@contextmanager
-def writing(path: str, source: str = "") -> Iterator[BinaryIO]:
-    """A binary file beside `path`, moved into place when the block is done: whole, or not there.
-
-    Raises BadInput where a folder, a device, or the file `source` itself would be replaced.
+    For pairs, `texts` is a list of (first, second).
     """
-    part = f"{path}.part{os.environ.get('RANK', '')}"  # one a process under torchrun
-    if os.path.realpath(path) == os.path.realpath(source) or \
-            os.path.exists(path) and not os.path.isfile(path):
-        raise BadInput(f"{path}: the input, or no plain file; nothing is moved onto it")
-    try:
-        with open(part, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        if os.path.exists(part):
-            os.remove(part)
-        if isinstance(error, OSError):
-            error.filename = path
-        raise
+    check_is_list("texts", texts)
+    if student.model.pair:
+        sides = list(zip(*texts))
+    else:
+        sides = [texts]
+    device = student.model.output.weight.device
+    sides = [encode_texts(side, student.vocabulary, device) for side in sides]
+    probabilities, best = predict_logits(student.model, sides).softmax(dim=1).max(dim=1)
+    labels = [student.classes[i] for i in best]
+    return list(zip(labels, probabilities.tolist()))
 
 
+# ==== Plumbing: word vectors ======================================================================
+def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
+    """The vectors (E,) of the wanted words, from word2vec's binary format (.bin) or from text.
+
+    Text (GloVe, fastText, word2vec) has a word and its numbers a line; both may be compressed
+    (.gz). Where a file has "Paris" alone, as GoogleNews does, it serves for "paris".
+    Raises UserError.
+    """
+    read = read_binary if path.removesuffix(".gz").endswith(".bin") else read_text
+    open_file = gzip.open if path.endswith(".gz") else open
+    found = {}
+    with errors_in(path, "word vectors: word2vec's .bin, or text, a word and its numbers a line"):
+        with open_file(path, "rb") as f:
+            for word, vector in read(io.BufferedReader(f), wanted):
+                if word in wanted:
+                    found[word] = vector
+                else:
+                    found.setdefault(word.lower(), vector)
+    return found
+
+
+def read_text(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    first = f.readline().split()
+    if len(first) == 2:        # word2vec and fastText open with the count and the width
+        width = int(first[1])
+    else:                      # GloVe does not
+        width = len(first) - 1
+        f.seek(0)
+    for line in f:
+        name, _, rest = line.rstrip().partition(b" ")
+        word = name.decode("utf-8", "replace")
+        if word.lower() in wanted:
+            numbers = rest.split(b" ")
+            if len(numbers) < width:
+                raise ValueError(f"{len(numbers)} numbers for {word!r}; is the file cut short?")
+            if len(numbers) == width:  # more if a "word" of GloVe contains a blank
+                yield word, np.array(numbers, dtype=np.float32)
+
+
+def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """A line with count and width; then for each word its name, a blank, `width` float32."""
+    count, width = map(int, f.readline(100).split())
+    for _ in range(count):
+        name = b""
+        while (byte := f.read(1)) not in (b" ", b""):
+            name += byte
+        vector = f.read(4 * width)
+        if len(vector) < 4 * width:
+            raise ValueError("the file is cut short")
+        word = name.lstrip(b"\n").decode("utf-8", "replace")
+        if word.lower() in wanted:
+            yield word, np.frombuffer(vector, dtype="<f4")
+
+
+# ---- Files of weights ----------------------------------------------------------------------------
 def save(path: str, state: dict) -> None:
-    """torch.save by way of memory: equal states give equal bytes, and a full disk an OSError."""
-    memory = io.BytesIO()
+    """torch.save, moved into place when it is complete."""
+    memory = io.BytesIO()  # not the file itself: its name would be part of the bytes
     torch.save(state, memory)
-    with writing(path) as f:
+    with atomic_write(path) as f:
         f.write(memory.getbuffer())
 
 
 def load(path: str) -> dict:
-    """torch.load with weights_only: nothing in the file can run code. Raises BadInput."""
-    with reading(path), open(path, "rb") as f, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about old pickles, which are refused below
+    """torch.load with weights_only, which executes nothing. Raises UserError."""
+    with errors_in(path):
         try:
-            return torch.load(f, map_location="cpu", weights_only=True)
-        except Exception:  # its own words are for programmers, and long
-            raise ValueError("not a file that these scripts saved, or damaged") from None
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception:  # its own messages are long, and recommend weights_only=False
+            raise ValueError("damaged, or not a file of weights and plain data") from None
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The one asked for, else cuda or mps where there is one, else cpu. Raises BadInput."""
-    name = name or ("cuda" if torch.cuda.is_available() else
-                    "mps" if torch.backends.mps.is_available() else "cpu")
-    with reading(f"--device {name}"):
-        return torch.ones(1, device=name).cpu() and torch.device(name)
+def load_checkpoint(path: str, settings: dict) -> dict | None:
+    """What an interrupted run with the same settings saved after its last epoch, if anything."""
+    if not os.path.exists(path):
+        return None
+    state = load(path)
+    with errors_in(path, "the checkpoint of an interrupted run; remove it, or add --fresh"):
+        changed = [name for name in settings if state["settings"][name] != settings[name]]
+    if changed:
+        print(f"{path} is from a run with other settings ({', '.join(changed)}): starting again")
+        return None
+    return state
+
+
+def save_student(path: str, student: Student) -> None:
+    model = student.model
+    settings = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features,
+                "pair": model.pair, "dropout": model.dropout.p}
+    weights = {name: weight.cpu() for name, weight in model.state_dict().items()}
+    save(path, {"weights": weights, "vocabulary": list(student.vocabulary),
+                "classes": student.classes, "settings": settings})
+
+
+def load_student(path: str, device: str | None = None) -> Student:
+    """A student that distill.py saved; device: as in pick_device. Raises UserError."""
+    state = load(path)
+    with errors_in(path, "a student that distill.py saved"):
+        weights = state["weights"]
+        model = BiLSTM(weights["frozen.weight"], len(state["classes"]), **state["settings"])
+        model.load_state_dict(weights)
+        vocabulary = {word: i for i, word in enumerate(state["vocabulary"])}
+        if len(vocabulary) != len(weights["frozen.weight"]):
+            raise ValueError("vocabulary and embeddings differ in size")
+    return Student(model.to(pick_device(device)), vocabulary, state["classes"])
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device of this name, else CUDA or Apple's GPU if there is one, else the CPU."""
+    if name is None and torch.cuda.is_available():
+        name = "cuda"
+    elif name is None and torch.backends.mps.is_available():
+        name = "mps"
+    with errors_in(f"--device {name}", "a device that torch has here: cuda, mps or cpu"):
+        device = torch.device(name or "cpu")
+        torch.zeros(1, device=device)
+        return device
 
 
 # ---- The command line ----------------------------------------------------------------------------
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Predict with a student that distill.py saved.")
-    parser.add_argument("student", help="STEM.student.pt")
-    parser.add_argument("tsv", nargs="?", help="rows to predict; without it, one sentence a line "
-                        "from standard input (a pair: two, with a tab between)")
-    parser.add_argument("-o", "--output", help="write GLUE's index<TAB>prediction here")
-    parser.add_argument("--device", help="cuda, mps or cpu (default: the first that is there)")
-    args = parser.parse_args()
-    if args.output and not args.tsv:
-        raise BadInput("-o: expected a TSV too; what is typed is answered on the screen")
-    model, number, labels = load_student(args.student, pick_device(args.device))
-    if args.tsv:
-        table = read_rows(args.tsv, keep=True)
-        if table.pair != model.pair:
-            raise BadInput(f"{args.tsv}: {'pairs' if table.pair else 'single sentences'}, but the "
-                           f"student reads {'pairs' if model.pair else 'single sentences'}")
-        answers = _answers(model, number, (row.texts for row in table))
-        with writing(args.output, args.tsv) if args.output else nullcontext(sys.stdout.buffer) as f:
-            f.write(b"index\tprediction\n")
-            f.writelines(f"{i}\t{labels[int(p.argmax())]}\n".encode()
-                         for i, (p, _) in enumerate(answers))
-        return
-    for p, texts in _answers(model, number, _typed(2 if model.pair else 1),
-                             1 if sys.stdin.isatty() else WINDOW):
-        print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t" + "\t".join(texts), flush=True)
+WINDOW = 1 << 14  # our choice: rows in memory at a time
 
 
-def _typed(sides: int) -> Iterator[tuple[str, ...]]:
-    for n, line in enumerate(sys.stdin.buffer, start=1):
-        with reading(f"standard input, line {n}"):
-            texts = tuple(line.decode("utf-8").rstrip("\r\n").split("\t"))
-            if len(texts) != sides:
-                raise ValueError(f"{len(texts)} cells, expected {sides}, with a tab between")
-        yield texts
-
-
-WINDOW = 1 << 14  # rows in memory at a time
-
-
-def _answers(model: BiLSTM, number: dict[str, int], rows: Iterable[tuple[str, ...]],
-             window: int = WINDOW) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-    """Probabilities (C,) and the texts of each row, a window of rows at a time."""
+def classify_rows(student: Student, rows: Iterable[Row],
+                  window: int = WINDOW) -> Iterator[tuple[Row, str, float]]:
+    """(row, label, probability) of each row, a window of rows at a time."""
     rows = iter(rows)
     while part := list(islice(rows, window)):
-        encoded = Encoded(model.pair)
-        for texts in part:
-            encoded.add(texts, lambda word: number.get(word, 0))
-        encoded.freeze(next(model.parameters()).device)
-        yield from zip(predict(model, encoded).softmax(1), part)
+        texts = [row.texts if student.model.pair else row.texts[0] for row in part]
+        for row, (label, probability) in zip(part, classify(student, texts)):
+            yield row, label, probability
+
+
+def typed_rows(pair: bool) -> Iterator[Row]:
+    """The lines of standard input; a pair has a tab between its sentences."""
+    if sys.stdin.isatty():
+        what = "a pair a line, with a tab between" if pair else "a sentence a line"
+        print(f"type {what}; Ctrl-D ends", file=sys.stderr)
+    for n, line in enumerate(sys.stdin.buffer, start=1):
+        with errors_in(f"standard input, line {n}"):
+            texts = tuple(line.decode().rstrip("\r\n").split("\t"))
+            if len(texts) != (2 if pair else 1):
+                raise ValueError("expected two sentences with a tab between for a student of pairs,"
+                                 " one sentence for any other")
+        yield Row(n, texts, "", ())
+
+
+def main() -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("student", help="STEM.student.pt, as distill.py saves it")
+    parser.add_argument("tsv", nargs="?", help="rows to classify; default: standard input")
+    parser.add_argument("-o", "--output", help="write GLUE's `index` and `prediction` here instead")
+    parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
+    args = parser.parse_args()
+    if args.output and not args.tsv:
+        raise UserError("-o needs a TSV; without one, the answers are printed")
+    student = load_student(args.student, args.device)
+    pair = student.model.pair
+    if args.tsv and read_columns(args.tsv).is_pair != pair:
+        raise UserError(f"{args.tsv}: this student reads {'pairs' if pair else 'single sentences'}")
+    if args.tsv:
+        answers = classify_rows(student, read_rows(args.tsv, include_invalid=True))
+    else:
+        answers = classify_rows(student, typed_rows(pair), 1 if sys.stdin.isatty() else WINDOW)
+    if args.output:
+        answers = list(answers)
+        with atomic_write(args.output) as f:
+            f.write(b"index\tprediction\n")
+            for i, (_, label, _) in enumerate(answers):
+                f.write(f"{i}\t{label}\n".encode())
+        print(f"wrote {args.output}: {len(answers):,} predictions", file=sys.stderr)
+    correct = labelled = 0
+    for row, label, probability in answers:
+        if not args.output:
+            print(f"{label}\t{probability:.4f}", *row.texts, sep="\t", flush=True)
+        labelled += row.label not in ("", "-")
+        correct += label == row.label
+    if labelled:
+        print(f"accuracy {correct / labelled:.4f} on {labelled:,} labelled rows", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    command(main, kept="no file was changed")
+    run(main, kept="no file was changed")

@@ -1,685 +1,761 @@
-"""The teacher: BERT, fetched by torch.hub or trained here, its logits for all rows (§3.1, §4).
+"""The teacher (§3.1, §4): a BERT, downloaded by torch.hub or fine-tuned here, gives rows its logits.
 
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
-    python teacher_logits.py sst2.transfer.tsv --teacher scratch      # no network: a small BERT
-    python teacher_logits.py --fine-tune sst2.tsv --teacher google-bert/bert-large-uncased  # §4
+    python teacher_logits.py sst2.transfer.tsv --teacher FOLDER       # a checkpoint of your own
+    python teacher_logits.py --fine-tune sst2.tsv --teacher google-bert/bert-large-uncased     # §4
     torchrun --nproc-per-node=8 teacher_logits.py sst2.transfer.tsv   # several GPUs or machines
 
-In reading order: WordPiece, BERT, a checkpoint's three files, the hub, training (§4), labelling.
-Left out on purpose: models that are not BERT, half precision, gradient accumulation.
+In reading order: BERT, its tokenizer, labelling, fine-tuning. After the line "Plumbing": the files
+of a checkpoint, downloads, the command line. Left out: other models, half precision.
 
-Letters: B rows, T pieces, D width, C classes.
+Shapes: B batch, T tokens of the longest row, D hidden size, C classes.
 """
-import argparse
-import hashlib
 import json
 import os
 import re
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import unicodedata
-from collections import Counter, namedtuple
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import zipfile
+from collections import Counter
+from datetime import timedelta
 from functools import lru_cache
-from glob import escape, glob
 from itertools import islice
-from typing import Callable
-from urllib.request import Request, urlopen
+from typing import NamedTuple
+from urllib.error import HTTPError
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from bilstm import (BadInput, Progress, Row, class_order, command, hold_out, load, pick_device,
-                    read_rows, reading, save, span, writing)
+from augment import (Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
+                     errors_in, file_stamp, find_dev, number_in, read_columns, read_rows,
+                     read_split, run, sort_classes)
+from bilstm import load, load_checkpoint, pick_device, save, shuffled_batches, token_batches
 
-
-# By the data's stem: a name on the hub, and what its outputs stand for. ours: bert-base, which a
-# laptop can bear; the paper's size is yoshitomo-matsubara/bert-large-uncased-sst2, -qqp, -mnli.
-Known = namedtuple("Known", "hub labels")
-TEACHERS = {"sst2": Known("textattack/bert-base-uncased-SST-2", ["0", "1"]),
-            "qqp": Known("textattack/bert-base-uncased-QQP", ["0", "1"]),
-            "mnli": Known("textattack/bert-base-uncased-MNLI",
-                          ["contradiction", "entailment", "neutral"])}
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
-
-# ---- WordPiece -----------------------------------------------------------------------------------
-LONGEST = 128  # pieces a row. ours: as GLUE's own scripts; few rows of QQP and MNLI are longer
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
-                       "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
-Pieces = tuple[list[int], int]  # ids, and how many of them make up [CLS] a [SEP]
-
-
-@lru_cache(maxsize=None)
-def character(c: str, uncased: bool) -> str:
-    """What becomes of a character; words are then what stands between blanks."""
-    kind = unicodedata.category(c)
-    if kind in ("Zs", "Zl", "Zp") or c in "\t\n\r":
-        return " "
-    if kind in ("Cc", "Cf", "Co") or c == "\ufffd" or uncased and kind == "Mn":
-        return ""        # control characters; accents, which NFD split from their letters
-    if kind[0] == "P" or c.isascii() and not c.isalnum() or IDEOGRAPH.match(c):
-        return f" {c} "  # $ + < = > ^ ` | ~ are punctuation here
-    return c.lower() if uncased else c
-
-
-class WordPiece:
-    """BERT's tokenizer; uncased where no piece of its vocabulary holds a capital letter."""
-
-    def __init__(self, vocabulary: list[str], longest: int = LONGEST):
-        self.number = {piece: i for i, piece in enumerate(vocabulary)}
-        self.uncased = not re.search("[A-Z]", re.sub(r"\[\w+\]", "", " ".join(vocabulary)))
-        self.longest = min(LONGEST, longest)
-        self.pieces = lru_cache(maxsize=1 << 18)(self.pieces)
-
-    def split(self, text: str) -> list[str]:
-        """Words and single punctuation marks: "Café's [MASK]" -> cafe ' s [MASK]"""
-        out: list[str] = []
-        for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
-            if part not in SPECIAL:
-                part = unicodedata.normalize("NFD", part) if self.uncased else part
-                part = "".join(character(c, self.uncased) for c in part)
-            out += part.split()
-        return out
-
-    def pieces(self, word: str) -> list[int]:
-        """The longest piece that fits, again and again: unaffable -> un ##aff ##able"""
-        found, at, end = [], 0, len(word) if len(word) <= 100 else 0  # 100: BERT's own limit
-        while at < end:
-            piece = self.number.get(("##" if at else "") + word[at:end])
-            if piece is None:
-                end -= 1
-            else:
-                found, at, end = found + [piece], end, len(word)
-        return found if at == len(word) else [self.number["[UNK]"]]
-
-    def encode(self, texts: tuple[str, ...]) -> Pieces:
-        """[CLS] a [SEP], or [CLS] a [SEP] b [SEP]; of a pair the longer is shortened first."""
-        sides = [[i for word in self.split(text) for i in self.pieces(word)] for text in texts]
-        shorter_first = sorted(sides, key=len)
-        while sum(map(len, sides)) > self.longest - 1 - len(sides):
-            max(shorter_first, key=len).pop()  # once they are of one length: in turns
-        sep = self.number["[SEP]"]
-        return ([self.number["[CLS]"]] + [i for side in sides for i in [*side, sep]],
-                len(sides[0]) + 2)
-
-
-# ---- BERT ----------------------------------------------------------------------------------------
-DROPOUT = 0.1  # while it trains; BERT's own
-
-
-def named(**modules: nn.Module) -> nn.ModuleDict:
-    """Nested, these give the parameters the names that the hub's checkpoints have."""
-    return nn.ModuleDict(modules)
+DROPOUT = 0.1  # in training; BERT's own
 
 
 class Layer(nn.Module):
-    """Attention, then two linear maps of each piece; each is added to its input and normalised."""
+    """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
+
+    module_dict gives the parameters the names that they have in the published checkpoints.
+    """
 
     def __init__(self, config: dict):
         super().__init__()
-        d, inner, eps = (config[k] for k in ("hidden_size", "intermediate_size", "layer_norm_eps"))
+        d, inner = config["hidden_size"], config["intermediate_size"]
+        eps = config["layer_norm_eps"]
         self.heads = config["num_attention_heads"]
-        self.attention = named(
-            self=named(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
-            output=named(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
-        self.intermediate = named(dense=nn.Linear(d, inner))
-        self.output = named(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
+        self.attention = module_dict(
+            self=module_dict(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
+            output=module_dict(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
+        self.intermediate = module_dict(dense=nn.Linear(d, inner))
+        self.output = module_dict(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
 
-    def forward(self, x: Tensor, mask: Tensor | None, read: int) -> Tensor:
-        """x (B, T, D) -> the new states of the first `read` pieces (B, read, D)."""
-        own, after, p = self.attention.self, self.attention.output, DROPOUT * self.training
-        q, k, v = (linear(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, ..)
-                   for linear, y in ((own.query, x[:, :read]), (own.key, x), (own.value, x)))
+    def forward(self, x: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
+        """All states x (B, T, D); the states to renew, queries (B, Q, D) -> (B, Q, D)."""
+        p = DROPOUT if self.training else 0.0
+        project, after = self.attention["self"], self.attention["output"]
+        q = self.split_heads(project["query"](queries))              # (B, heads, Q, D/heads)
+        k = self.split_heads(project["key"](x))                      # (B, heads, T, D/heads)
+        v = self.split_heads(project["value"](x))                    # (B, heads, T, D/heads)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-        h = after.dense(h.transpose(1, 2).flatten(2))                        # (B, read, D)
-        x = after.LayerNorm(x[:, :read] + F.dropout(h, p))
-        h = self.output.dense(F.gelu(self.intermediate.dense(x)))
-        return self.output.LayerNorm(x + F.dropout(h, p))
+        h = after["dense"](h.transpose(1, 2).flatten(2))             # (B, Q, D)
+        h = after["LayerNorm"](queries + F.dropout(h, p))
+        inner = F.gelu(self.intermediate["dense"](h))                # (B, Q, 4D)
+        return self.output["LayerNorm"](h + F.dropout(self.output["dense"](inner), p))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, T, D) -> (B, heads, T, ..)
 
 
 class Bert(nn.Module):
-    """BERT for sequence classification: the last state of [CLS] -> tanh -> linear -> logits."""
+    """BERT for classification: the last state of [CLS] -> linear, tanh -> linear -> logits."""
 
-    def __init__(self, config: dict, classes: int):
+    def __init__(self, config: dict, num_classes: int):
         super().__init__()
-        d, layers = config["hidden_size"], range(config["num_hidden_layers"])
-        self.bert = named(
-            embeddings=named(
+        d = config["hidden_size"]
+        layers = [Layer(config) for _ in range(config["num_hidden_layers"])]
+        self.bert = module_dict(
+            embeddings=module_dict(
                 word_embeddings=nn.Embedding(config["vocab_size"], d),
                 position_embeddings=nn.Embedding(config["max_position_embeddings"], d),
                 token_type_embeddings=nn.Embedding(config["type_vocab_size"], d),
                 LayerNorm=nn.LayerNorm(d, config["layer_norm_eps"])),
-            encoder=named(layer=nn.ModuleList(Layer(config) for _ in layers)),
-            pooler=named(dense=nn.Linear(d, d)))
-        self.classifier = nn.Linear(d, classes)
+            encoder=module_dict(layer=nn.ModuleList(layers)),
+            pooler=module_dict(dense=nn.Linear(d, d)))
+        self.classifier = nn.Linear(d, num_classes)
 
-    def forward(self, ids: Tensor, types: Tensor, mask: Tensor | None) -> Tensor:
-        """ids, types (B, T), mask (B, 1, 1, T) or None -> logits (B, C)."""
-        e, p = self.bert.embeddings, DROPOUT * self.training
-        x = e.word_embeddings(ids) + e.token_type_embeddings(types)          # (B, T, D)
-        x = F.dropout(e.LayerNorm(x + e.position_embeddings.weight[:ids.shape[1]]), p)
-        *lower, last = self.bert.encoder.layer
-        for layer in lower:
-            x = layer(x, mask, x.shape[1])
-        x = last(x, mask, 1)[:, 0]        # (B, D): only [CLS] is read, so only [CLS] is worked out
-        return self.classifier(F.dropout(torch.tanh(self.bert.pooler.dense(x)), p))
-
-
-def batch(rows: list[Pieces], device: torch.device, width: int = 0) -> tuple:
-    """ids, types (B, T), and the mask (B, 1, 1, T), False on padding; None where there is none."""
-    lengths = np.array([len(ids) for ids, _ in rows])
-    ids, types = np.zeros((2, len(rows), max(width, lengths.max())), dtype=np.int64)
-    for i, (row, first) in enumerate(rows):
-        ids[i, :len(row)] = row
-        types[i, first:] = 1
-    mask = np.arange(ids.shape[1]) < lengths[:, None]
-    mask = None if mask.all() else torch.from_numpy(mask)[:, None, None].to(device)
-    return torch.from_numpy(ids).to(device), torch.from_numpy(types).to(device), mask
+    def forward(self, ids: Tensor, segments: Tensor, mask: Tensor | None) -> Tensor:
+        """ids, segments (B, T); mask (B, 1, 1, T), False on padding, or None -> logits (B, C)."""
+        p = DROPOUT if self.training else 0.0
+        embed = self.bert["embeddings"]
+        positions = embed["position_embeddings"].weight[:ids.shape[1]]                  # (T, D)
+        x = embed["word_embeddings"](ids) + embed["token_type_embeddings"](segments) + positions
+        x = F.dropout(embed["LayerNorm"](x), p)                                         # (B, T, D)
+        *layers, last_layer = self.bert["encoder"]["layer"]
+        for layer in layers:
+            x = layer(x, mask, queries=x)                                               # (B, T, D)
+        cls = last_layer(x, mask, queries=x[:, :1])[:, 0]   # (B, D): no other state is needed
+        pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
+        return self.classifier(F.dropout(pooled, p))                                    # (B, C)
 
 
-# ours: so many pieces a batch, padding counted, are full speed on two cores and on a GPU. One rule
-# everywhere: a logit's last digits depend on how batches are cut, and on the threads that share one
-# product; so on a CPU each batch has one thread, and the cores work on several batches at a time.
-BATCH_PIECES = 4096
+def module_dict(**modules: nn.Module) -> nn.ModuleDict:
+    return nn.ModuleDict(modules)
 
 
-def predict(model: Bert, rows: list[Pieces], seen: Callable = lambda n: None) -> Tensor:
-    """Logits (B, C) on the CPU, in the rows' order; batches are made of rows of like length."""
-    device, threads = model.classifier.weight.device, torch.get_num_threads()
-    order, parts = sorted(range(len(rows)), key=lambda i: -len(rows[i][0])), []
-    while at := order[sum(map(len, parts)):]:
-        parts.append(at[:BATCH_PIECES // len(rows[at[0]][0])])
-
-    @torch.inference_mode()
-    def run(part: list[int]) -> Tensor:
-        seen(len(part))
-        return model(*batch([rows[i] for i in part], device))
-
-    model.eval()
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
-        logits = torch.cat(list(pool.map(run, parts))).cpu()
-    torch.set_num_threads(threads)
-    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
+# ---- WordPiece, BERT's tokenizer -----------------------------------------------------------------
+MAX_LENGTH = 128  # our choice: tokens of a row, as in GLUE's scripts; few rows are longer
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
+                       "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
 
 
-# ---- A checkpoint: config.json, vocab.txt, weights -----------------------------------------------
-FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
-SIZES = {"vocab_size": 1 << 20, "hidden_size": 1 << 13, "num_hidden_layers": 100,  # at most
-         "num_attention_heads": 1 << 8, "intermediate_size": 1 << 16,
-         "max_position_embeddings": 1 << 16, "type_vocab_size": 100}
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-Checkpoint = namedtuple("Checkpoint", "config vocabulary weights")  # dict, list, name -> Tensor
+class Encoded(NamedTuple):
+    """A row as BERT reads it: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`."""
+    ids: list[int]
+    segments: list[int]  # 0 for the first sentence, 1 for the second
 
 
-def files(folder: str) -> list[str]:
-    """A checkpoint's three files; of the weights' two forms the one that is there."""
-    safe = os.path.exists(os.path.join(folder, "model.safetensors"))
-    return [os.path.join(folder, name) for name in
-            ("config.json", "vocab.txt", "model.safetensors" if safe else "pytorch_model.bin")]
+class WordPiece:
+    """BERT's tokenizer; uncased if no token of its vocabulary has a capital letter."""
+
+    def __init__(self, vocabulary: list[str], max_length: int = MAX_LENGTH):
+        self.ids = {token: i for i, token in enumerate(vocabulary)}
+        words = [token for token in vocabulary if not token.startswith("[")]
+        self.uncased = not re.search("[A-Z]", " ".join(words))
+        self.max_length = min(MAX_LENGTH, max_length)
+        self.subwords_of = {}
+
+    def encode(self, texts: tuple[str, ...]) -> Encoded:
+        """One text or two -> Encoded; if they are too long, the longer is shortened first."""
+        sides = []
+        for text in texts:
+            sides.append([i for word in self.split(text) for i in self.subwords(word)])
+        while sum(map(len, sides)) > self.max_length - 1 - len(sides):
+            longest = max(reversed(sides), key=len)
+            longest.pop()
+        ids = [self.ids["[CLS]"]]
+        segments = [0]
+        for segment, side in enumerate(sides):
+            ids += [*side, self.ids["[SEP]"]]
+            segments += [segment] * (len(side) + 1)
+        return Encoded(ids, segments)
+
+    def split(self, text: str) -> list[str]:
+        """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
+        words = []
+        for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
+            if part not in SPECIAL:
+                if self.uncased:
+                    part = unicodedata.normalize("NFD", part)  # splits accents from their letters
+                part = "".join(normalize_char(c, self.uncased) for c in part)
+            words += part.split()
+        return words
+
+    def subwords(self, word: str) -> list[int]:
+        """The longest subword that fits, again and again: unaffable -> un ##aff ##able"""
+        if word not in self.subwords_of:
+            self.subwords_of[word] = self.split_word(word)
+        return self.subwords_of[word]
+
+    def split_word(self, word: str) -> list[int]:
+        unknown = [self.ids["[UNK]"]]
+        ids = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((end for end in ends if prefix + word[start:end] in self.ids), None)
+            if end is None or len(word) > 100:  # 100: BERT's own limit
+                return unknown
+            ids.append(self.ids[prefix + word[start:end]])
+            start = end
+        return ids
 
 
-def digest(paths: list[str]) -> str:
-    """The sha256 of these files, one after the other."""
-    total = hashlib.sha256()
-    for path in paths:
-        with reading(path):
-            total.update(np.memmap(path, np.uint8, "r"))
-    return total.hexdigest()
+@lru_cache(maxsize=None)
+def normalize_char(c: str, uncased: bool) -> str:
+    """What becomes of a character; words are then what stands between blanks."""
+    category = unicodedata.category(c)
+    if category in ("Zs", "Zl", "Zp") or c in "\t\n\r":
+        return " "
+    if category in ("Cc", "Cf", "Co") or c == "\ufffd" or (uncased and category == "Mn"):
+        return ""        # control characters, and accents
+    if category[0] == "P" or (c.isascii() and not c.isalnum()) or IDEOGRAPH.match(c):
+        return f" {c} "  # $ + < = > ^ ` | ~ are punctuation here
+    return c.lower() if uncased else c
 
 
-def read_checkpoint(folder: str) -> Checkpoint:
-    """Its files, checked before memory is taken for what they claim. Raises BadInput."""
-    config, vocabulary, weights = files(folder)
-    with reading(config), open(config, encoding="utf-8") as f:
-        c = {"layer_norm_eps": 1e-12} | json.loads(f.read(1 << 20))
-        bad = [k for k, only in FIXED.items() if c.get(k, only) != only]
-        bad += [k for k, n in SIZES.items() if type(c.get(k)) is not int or not 0 < c[k] <= n]
-        bad += ["layer_norm_eps"] * (type(c["layer_norm_eps"]) is not float)
-        if bad or c["hidden_size"] % c["num_attention_heads"] or c["type_vocab_size"] < 2:
-            raise ValueError(f"no BERT that can be read here: {', '.join(bad) or 'heads, types'}")
-    with reading(vocabulary), open(vocabulary, encoding="utf-8", newline="\n") as f:
-        pieces = [line.rstrip("\r") for line in f.read(1 << 25).removesuffix("\n").split("\n")]
-        if len(pieces) > c["vocab_size"] or not set(SPECIAL) <= set(pieces):
-            raise ValueError(f"{len(pieces)} pieces; expected {c['vocab_size']}, as config.json "
-                             f"has it, and {' '.join(SPECIAL)} among them")
-    with reading(weights):
-        old = (load if weights.endswith(".bin") else read_safetensors)(weights)
-        return Checkpoint(c, pieces, modern(old))
-
-
-def read_safetensors(path: str) -> dict[str, Tensor]:
-    """8 bytes: the header's length; the header, JSON: name -> dtype, shape, offsets; numbers."""
-    with open(path, "rb") as f:
-        start = 8 + int.from_bytes(f.read(8), "little")
-        if start >= os.path.getsize(path):
-            raise ValueError("cut short, or not in the safetensors format")
-        header, state = json.loads(f.read(start - 8)), {}
-    raw = torch.from_numpy(np.memmap(path, np.uint8, "c", offset=start))
-    for name in header.keys() - {"__metadata__"}:
-        (begin, end), shape = header[name]["data_offsets"], header[name]["shape"]
-        if not 0 <= begin <= end <= len(raw):
-            raise ValueError(f"{name} does not lie within the file; is it cut short?")
-        state[name] = raw[begin:end].clone().view(DTYPES[header[name]["dtype"]]).view(shape)
-    return state
-
-
-def modern(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names of old checkpoints and of bare encoders made today's; what is no part left out."""
-    if not all(w.dtype in DTYPES.values() and w.is_contiguous() for w in weights.values()):
-        raise ValueError("its weights are not plain numbers")
-    new = {name.replace(".gamma", ".weight").replace(".beta", ".bias"): w for name, w in
-           weights.items() if not name.startswith("cls.") and not name.endswith("position_ids")}
-    return {re.sub(r"^(?!bert\.|classifier\.)", "bert.", name): w for name, w in new.items()}
-
-
-def build(start: Checkpoint, classes: int, fresh: tuple[str, ...] = ()) -> Bert:
-    """A model with these weights, copied; those whose names begin as in `fresh` may lack."""
-    with torch.device("meta"):  # takes no memory
-        model = Bert(start.config, classes)
-    weights = {name: w.to(torch.float32, copy=True) for name, w in start.weights.items()}
-    for name, like in model.state_dict().items():
-        if name not in weights and name.startswith(fresh):  # begun as BERT was begun
-            weights[name] = torch.randn(like.shape) * 0.02 if like.dim() > 1 else \
-                torch.full(like.shape, float(name.endswith("LayerNorm.weight")))
-    model.load_state_dict(weights, strict=True, assign=True)
-    return model
-
-
-def load_teacher(folder: str, device: torch.device, found: set[str],
-                 wish: list[str] | None) -> tuple[Bert, WordPiece, list[str]]:
-    """A model that can label, its tokenizer, and what its outputs stand for, in their order:
-    the wish, else what config.json says, else our table, else the numbers, else the labels found
-    as they are sorted; the first of them that covers the labels found. Raises BadInput."""
-    start = read_checkpoint(folder)
-    if "classifier.weight" not in start.weights:
-        raise BadInput(f"{folder}: a bare encoder, without a classifier; fine-tune it first: "
-                       f"python teacher_logits.py --fine-tune DATA.tsv --teacher {folder}")
-    classes = len(start.weights["classifier.weight"])
-    with reading(files(folder)[2]):
-        model = build(start, classes).to(device)
-    own, numbers = start.config.get("id2label"), [str(i) for i in range(classes)]
-    own = [str(own.get(i)) for i in numbers] if isinstance(own, dict) else []
-    table = [t.labels for t in TEACHERS.values() if folder.endswith(os.path.normpath(t.hub))]
-    for names in [wish] if wish else [own, *table, numbers, class_order(found)]:
-        if len(names) == len(set(names)) == classes and set(found or numbers) <= set(names):
-            tokens = WordPiece(start.vocabulary, start.config["max_position_embeddings"])
-            return model, tokens, names
-    raise BadInput(f"{folder}: it has {classes} outputs, and the classes are "
-                   f"{', '.join(wish or class_order(found))[:200]!r}; --label-order a,b,... says "
-                   "what each output stands for")
-
-
-# ---- The hub -------------------------------------------------------------------------------------
-class Unreachable(BadInput):
-    """The hub cannot be reached, and the cache does not hold what was asked for."""
-
-
-def fetch(name: str) -> str:
-    """owner/name -> its folder in torch.hub's cache, downloaded if need be. Raises BadInput."""
-    if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
-        raise BadInput(f"--teacher {name!r}: expected a folder, owner/name on the hub, or scratch")
-    folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
-    while int(os.environ.get("LOCAL_RANK", 0)) and not os.path.isdir(folder):
-        time.sleep(0.5)  # a machine's first process fetches; if it fails, torchrun ends us all
-    if not os.path.isdir(folder):
-        print(f"fetching {name} into {folder}", flush=True)
-        url = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{name}/resolve/main/"
-        part = os.path.join(folder + ".part", "")
-        os.makedirs(part, exist_ok=True)
-        for forms in (["config.json"], ["vocab.txt"], ["model.safetensors", "pytorch_model.bin"]):
-            if not any(os.path.exists(part + f) or download(url + f, part + f) for f in forms):
-                raise BadInput(f"{url}{forms[-1]}: not there; is {name} a BERT on the hub?")
-        try:
-            read_checkpoint(part)
-        except BadInput as error:
-            shutil.rmtree(part)
-            raise BadInput(f"{error}; the download was removed") from None
-        os.rename(part, folder)
-    return folder
-
-
-def download(url: str, path: str, sha256: str | None = None) -> bool:
-    """False where there is no such file. torch.hub takes half a file for a whole one: we do not."""
-    socket.setdefaulttimeout(30)  # seconds without a byte. ours: torch.hub would wait for ever
-    try:
-        with urlopen(Request(url, method="HEAD")) as answer:
-            size = answer.headers["Content-Length"]
-        torch.hub.download_url_to_file(url, path + ".new", sha256, sys.stderr.isatty())
-        if size and os.path.getsize(path + ".new") != int(size):
-            os.remove(path + ".new")
-            raise RuntimeError(f"cut short, {size} bytes expected")
-    except RuntimeError as error:  # or torch.hub's own, where the sha256 is another
-        raise BadInput(f"{url}: {error}; the download was removed, try again") from None
-    except Exception as error:
-        if getattr(error, "code", 0) == 404 or "No such file" in str(error):
-            return False
-        raise Unreachable(f"{url}: {error}; without a network --teacher takes a folder that holds "
-                          "one, or scratch") from None
-    os.replace(path + ".new", path)
-    return True
-
-
-# ---- Training a teacher (§4) ---------------------------------------------------------------------
-RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4
-# What starts at random in a checkpoint that is fine-tuned: the classifier, and a missing pooler.
-FRESH = ("classifier.weight", "classifier.bias", "bert.pooler.")
-# ours: what two cores train from nothing in a minute or two
-SCRATCH = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-           "intermediate_size": 512, "max_position_embeddings": 128, "type_vocab_size": 2}
-SCRATCH_RATE = 5e-4
-
-
-def stem(path: str) -> str:
-    """data/sst2.transfer.tsv, data/sst2.tsv -> data/sst2"""
-    return re.sub(r"(\.transfer|\.logits)?\.tsv$", "", path)
-
-
-def prepare(teacher: str | None, data: str, device: torch.device, seed: int = 0) -> str:
-    """--teacher -> a folder that holds it: fetched, trained, or as it is. Raises BadInput."""
-    known = TEACHERS.get(os.path.basename(stem(data)))
-    teacher = teacher or (known.hub if known else "scratch")
-    if teacher == "scratch":
-        return fine_tune(data, teacher, device, seed=seed)
-    return teacher if os.path.isdir(teacher) else fetch(teacher)
-
-
-def scratch(rows: list[Row]) -> Checkpoint:
-    """A BERT without weights yet. Its pieces: words seen twice, and characters for all others."""
-    split = WordPiece(SPECIAL).split
-    count = Counter(word for row in rows for text in row.texts for word in split(text))
-    letters = sorted({c for word in count for c in word})
-    common = [word for word, n in count.most_common(20000) if n > 1]
-    pieces = list(dict.fromkeys(SPECIAL + letters + ["##" + c for c in letters] + common))
-    return Checkpoint(SCRATCH | {"vocab_size": len(pieces), "layer_norm_eps": 1e-12}, pieces, {})
-
-
-def right(model: Bert, tokens: WordPiece, names: list[str], rows: list[Row]) -> float:
-    """The share of the rows whose label the model gives."""
-    progress, pieces = Progress("judging", len(rows)), [tokens.encode(row.texts) for row in rows]
-    answers = predict(model, pieces, progress.add).argmax(1).tolist()
-    return sum(names[i] == row.label for i, row in zip(answers, rows)) / len(rows)
-
-
-def accuracy(folder: str, tsv: str, order: list[str] | None, device: torch.device) -> float:
-    rows = [row for row in read_rows(tsv) if row.label]
-    if not rows:
-        raise BadInput(f"{tsv}: no row has a label; expected some, to judge the teacher by")
-    return right(*load_teacher(folder, device, {row.label for row in rows}, order), rows)
-
-
-def labelled(data: str) -> tuple[list[Row], list[Row], list[str]]:
-    """The rows with labels (or logits), the dev rows or each tenth labelled one, the classes."""
-    table, dev = read_rows(data), stem(data) + ".dev.tsv"
-    rows = [row for row in table if row.label or row.logits]
-    table.tell()
-    if os.path.exists(dev):
-        held = [row for row in read_rows(dev) if row.label]
-    else:
-        print(f"{dev}: not there; every tenth labelled row of {data} is held out")
-        marked = list(hold_out(rows))
-        held, rows = ([row for row, out in marked if out == side] for side in (True, False))
-    classes = table.logit_names or class_order(row.label for row in rows)
-    if len(classes) < 2 or not held or not {row.label for row in held} <= set(classes):
-        raise BadInput(f"{data}: its labels are {', '.join(classes)[:100]!r}; expected two or more "
-                       "classes, and a dev set that has no others")
-    return rows, held, classes
-
-
-def fine_tune(data: str, start: str, device: torch.device, rates: list[float] | None = None,
-              epochs: int | None = None, batch_size: int = 32, seed: int = 0) -> str:
-    """Train the checkpoint in folder `start`, or "scratch"; the best on dev -> STEM.teacher.
-
-    Each epoch begins with the state that the one before it left in `run`, which is also what the
-    file holds, and draws from (seed, epoch): killed and taken up, it ends with the same bytes.
-    """
-    rows, dev, classes = labelled(data)
-    folder, new = stem(data) + ".teacher", start == "scratch"
-    rates = rates or ([SCRATCH_RATE] if new else RATES)
-    epochs = epochs or (min(60, max(10, 20000 // len(rows))) if new else 3)  # ours; 3: BERT's own
-    made = {"start": start if new else digest(files(start)), "rates": rates, "epochs": epochs,
-            "batch_size": batch_size, "seed": seed, "model": new and SCRATCH,
-            "rows": hashlib.sha256(repr([r[1:] for r in rows + dev]).encode()).hexdigest()}
-    if there(folder, made, start):
-        return folder
-    origin = scratch(rows) if new else read_checkpoint(start)
-    for name in FRESH[:2]:
-        origin.weights.pop(name, None)  # its classes may be others; a new one is trained
-    run, state = resume(folder + ".state", made), folder + ".state"
-    tokens = WordPiece(origin.vocabulary, origin.config["max_position_embeddings"])
-    examples = [(tokens.encode(r.texts), r.logits or classes.index(r.label)) for r in rows]
-    for n in range(run["done"], len(rates) * epochs):
-        rate, epoch, chance = rates[n // epochs], n % epochs, np.random.default_rng([seed, n])
-        torch.manual_seed(int(chance.integers(1 << 60)))
-        begin = origin._replace(weights=run["weights"]) if epoch else origin
-        with reading(state if epoch else files(start)[2]):
-            model = build(begin, len(classes), ("",) if new else FRESH).to(device)
-            adam = torch.optim.Adam(model.parameters(), rate, fused=True)                # §4
-            adam.load_state_dict(run["adam"] if epoch else adam.state_dict())
-        began = time.monotonic()
-        loss = train(model, adam, examples, batch_size, rate, epoch, epochs, chance)
-        score = right(model, tokens, classes, dev)
-        run |= {"done": n + 1, "weights": model.state_dict(), "adam": adam.state_dict()}
-        if score > run["best"]:
-            run |= {"best": score, "kept": run["weights"]}
-        save(state, run)
-        print(f"lr {rate:g}  epoch {epoch + 1:2}/{epochs}  loss {loss:.4f}  dev {score:.4f}",
-              f" {span(time.monotonic() - began)}", flush=True)
-    return keep(folder, origin, classes, run)
-
-
-def train(model: Bert, adam: torch.optim.Adam, examples: list, size: int, rate: float, epoch: int,
-          epochs: int, chance: np.random.Generator) -> float:
-    """One epoch in batches of like length; the mean loss."""
-    model.train()
-    order = [examples[i] for i in chance.permutation(len(examples))]
-    pools = (sorted(order[i:i + 50 * size], key=lambda example: len(example[0][0]))
-             for i in range(0, len(order), 50 * size))
-    batches = [pool[i:i + size] for pool in pools for i in range(0, len(pool), size)]
-    chance.shuffle(batches)
-    total, losses, progress = epochs * len(batches), 0.0, Progress("training", len(order))
-    for step, part in enumerate(batches, start=epoch * len(batches) + 1):
-        # Up over the first tenth of all steps, then down to zero. ours: BERT's own way
-        adam.param_groups[0]["lr"] = rate * min(10 * step / total, (1 - (step - 1) / total) / 0.9)
-        rows, goals = zip(*part)
-        logits = model(*batch(rows, model.classifier.weight.device))
-        goals = torch.tensor(goals, device=logits.device)
-        loss = F.cross_entropy(logits, goals) if goals.dim() == 1 else \
-            (logits - goals).square().sum(1).mean()  # a TSV with logits: a teacher's assistant
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # ours: BERT's own way
-        adam.step()
-        losses += loss.detach() * len(part)
-        progress.add(len(part))
-    if not torch.isfinite(losses):
-        raise BadInput(f"epoch {epoch + 1}: the loss is not finite; --lr {rate:g} may be too high")
-    return float(losses) / len(order)
-
-
-def resume(state: str, made: dict) -> dict:
-    """What an interrupted training on the same rows, in the same way, has left; or a beginning."""
-    with reading(state):
-        run = load(state) if os.path.exists(state) else {}
-        if run and run["made"] == made:
-            return run
-    if run:
-        print(f"teacher  {state} is of other rows or another way of training: starting anew")
-    return {"made": made, "done": 0, "best": -1.0}
-
-
-def made_from(folder: str) -> dict:
-    """What a teacher that was trained here keeps of its making; {} of any other, and of none."""
-    with suppress(BadInput):
-        return read_checkpoint(folder).config.get("made", {})
-    return {}
-
-
-def there(folder: str, made: dict, start: str) -> bool:
-    """Does the teacher lie there that these rows and settings make? Nobody else's is replaced."""
-    while (old := made_from(folder)) != made and RANK:
-        time.sleep(0.5)  # torchrun's first process trains; if it fails, torchrun ends us all
-    if old == made:
-        print(f"teacher  {folder} lies there, trained on these rows in this way: taken up")
-    elif not os.access(os.path.dirname(folder) or ".", os.W_OK):
-        raise BadInput(f"{folder}: nothing can be written there")
-    elif os.path.isdir(folder) and (not old or os.path.realpath(start) == os.path.realpath(folder)
-                                    or start == "scratch" and old.get("start") != "scratch"):
-        raise BadInput(f"{folder} lies there and is not replaced; say --teacher {folder}, or move "
-                       "it away")
-    elif old:
-        print(f"teacher  {folder} was trained on other rows or in another way: trained anew")
-    return old == made
-
-
-def keep(folder: str, origin: Checkpoint, classes: list[str], run: dict) -> str:
-    """The folder, as --teacher and the transformers library load it, moved into place whole."""
-    names = {str(i): name for i, name in enumerate(classes)}
-    config = origin.config | {"architectures": ["BertForSequenceClassification"],
-                              "id2label": names, "label2id": {v: int(k) for k, v in names.items()},
-                              "made": run["made"]}
-    shutil.rmtree(folder + ".part", ignore_errors=True)
-    os.makedirs(folder + ".part")
-    paths = files(folder + ".part")
-    for path, text in zip(paths, (json.dumps(config, indent=1), "\n".join(origin.vocabulary))):
-        with writing(path) as f:
-            f.write((text + "\n").encode())
-    save(paths[2], {name: w.cpu() for name, w in run["kept"].items()})
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(folder + ".part", folder)
-    os.remove(folder + ".state")
-    return folder
+def collate(rows: list[Encoded], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """ids, segments (B, T), 0 on padding; mask (B, 1, 1, T), or None if nothing is padded."""
+    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    segments = pad_sequence([torch.tensor(row.segments) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row.ids) for row in rows])
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]                                # (B, T)
+    mask = None if mask.all() else mask[:, None, None].to(device)
+    return ids.to(device), segments.to(device), mask
 
 
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
-CHUNK = 4096  # rows sorted and kept together. ours: a minute's work of bert-base on two cores
+CHUNK = 4096          # our choice: rows that are saved together, a minute of BERT-base on two cores
+BATCH_TOKENS = 4096   # our choice: fast on two cores, and fits a GPU
 
 
-def label(data: str, output: str, folder: str, label_order: list[str] | None,
-          device: torch.device) -> None:
-    """The rows as they are, in their order, with the teacher's logits -> output. Raises BadInput.
-
-    Each chunk of rows is a file, in a folder whose name holds a hash of all that the logits depend
-    on; what is there is not done again. torchrun's processes work through it side by side.
-    """
-    if os.path.realpath(output) == os.path.realpath(data) or os.path.isdir(output):
-        raise BadInput(f"{output}: the input itself, or a folder; -o names another file")
-    table, dev = read_rows(data), stem(data) + ".dev.tsv"
-    count = Counter(row.label for row in table)
-    total, count[""] = count.total(), 0
-    known = (row for path in [data] + [dev] * os.path.exists(dev) for row in read_rows(path))
-    every = max(1, -(-count.total() // 1000))  # from all of it: a TSV may lie sorted by its labels
-    sample = list(islice((row for row in known if row.label), 0, max(1000, count.total()), every))
-    count = +count or Counter(row.label for row in sample)
-    model, tokens, names = teacher = load_teacher(folder, device, set(count), label_order)
-    made = digest([data, *files(folder)]) + ",".join(names)
-    parts = f"{output}.parts-{hashlib.sha256(made.encode()).hexdigest()[:12]}"
-    checked = os.path.join(parts, "checked")
-    if RANK == 0 and not os.path.exists(checked):
-        for stale in set(glob(escape(output) + ".parts-*")) - {parts}:
-            print(f"{stale}: begun with other rows, another teacher or label order; starting anew")
-            shutil.rmtree(stale, ignore_errors=True)
-        table.tell()
-        if sample:
-            check(teacher, sample, total)
-    os.makedirs(parts, exist_ok=True)
-    if RANK == 0:
-        open(checked, "w").close()
-    chunks = [os.path.join(parts, f"{k:06}.tsv") for k in range(-(-total // CHUNK))]
-    done = CHUNK * sum(map(os.path.exists, chunks))
-    progress = Progress("labelling", max(0, total - done) // WORLD)
-    for own in (True, False):  # first one's own share, then whatever is still missing
-        rows = iter(table)
-        for k, path in enumerate(chunks):
-            part = list(islice(rows, CHUNK))
-            if not os.path.exists(path) and (k % WORLD == RANK or not own):
-                write_chunk(path, part, teacher, progress)
-    join(parts, chunks, output, table.pair, class_order(names))
+class Teacher(NamedTuple):
+    model: Bert
+    tokenizer: WordPiece
+    classes: list[str]  # the labels that the model's outputs stand for
 
 
-def check(teacher: tuple, sample: list[Row], total: int) -> None:
-    """Before hours of work: is it worth them, and how many are they? Raises BadInput."""
-    right(*teacher, sample[:100])  # warm-up
-    began, score = time.monotonic(), right(*teacher, sample)
-    rate = len(sample) / (time.monotonic() - began)
-    common = Counter(row.label for row in sample).most_common(1)[0][1] / len(sample)
-    print(f"teacher  accuracy {score:.4f} on {len(sample):,} labelled rows; always the most "
-          f"frequent label: {common:.4f}\n         {total:,} rows to label at {rate:,.0f} rows/s: "
-          f"about {span(total / rate / WORLD)}", flush=True)
-    if score < common:
-        raise BadInput("the teacher does worse than the most frequent label; do its outputs stand "
-                       f"for {', '.join(teacher[2])}? --label-order gives another order")
-    if total / rate / WORLD > 600:
-        print("         two ways out: fewer rows, by augment.py's --n-iter; or label on a machine "
-              "with a GPU\n         and bring its STEM.logits.tsv back")
-
-
-def write_chunk(path: str, rows: list[Row], teacher: tuple, progress: Progress) -> None:
-    model, tokens, names = teacher
-    logits = predict(model, [tokens.encode(row.texts) for row in rows], progress.add)
+@torch.inference_mode()
+def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Tensor:
+    """Logits (N, C) on the CPU, in the order of the rows and of sort_classes."""
+    model = teacher.model.eval()
+    device = model.classifier.weight.device
+    encoded = [teacher.tokenizer.encode(row.texts) for row in rows]
+    logits = torch.empty(len(rows), len(teacher.classes))
+    lengths = torch.tensor([len(row.ids) for row in encoded])
+    for index in token_batches(lengths, BATCH_TOKENS):
+        logits[index] = model(*collate([encoded[i] for i in index], device)).cpu()
+        progress.add(len(index))
     if not logits.isfinite().all():
-        raise BadInput("the teacher's logits are not finite: are its weights damaged?")
-    logits = logits[:, [names.index(name) for name in class_order(names)]].tolist()
-    with writing(path) as f:
-        for row, numbers in zip(rows, logits):
+        raise UserError("the teacher's logits are not finite; are its weights damaged?")
+    return logits[:, [teacher.classes.index(name) for name in sort_classes(teacher.classes)]]
+
+
+def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -> None:
+    """A TSV of the rows as they are, with one more column a class: text and logits on one line."""
+    text = ["sentence"] if len(rows[0].texts) == 1 else ["sentence1", "sentence2"]
+    header = [*text, "label", *(f"logit_{name}" for name in sort_classes(classes))]
+    with atomic_write(path) as f:
+        f.write("\t".join(header).encode() + b"\n")
+        for row, numbers in zip(rows, logits.tolist()):
             cells = [*row.texts, row.label, *(f"{x:.6f}" for x in numbers)]
             f.write("\t".join(cells).encode() + b"\n")
 
 
-def join(parts: str, chunks: list[str], output: str, pair: bool, classes: list[str]) -> None:
-    """torchrun's first process joins, when no other is at work in the folder or yet to start."""
-    marks = [os.path.join(parts, f"{rank}.done") for rank in range(WORLD)]
-    open(marks[RANK], "w").close()
-    while RANK == 0 and "TORCHELASTIC_RUN_ID" in os.environ and not all(map(os.path.exists, marks)):
-        time.sleep(0.2)  # should one die, torchrun ends us all, and the next run joins
-    if RANK == 0:
-        header = [*(["sentence1", "sentence2"] if pair else ["sentence"]), "label"]
-        with writing(output) as f:
-            f.write("\t".join(header + ["logit_" + name for name in classes]).encode() + b"\n")
-            for path in chunks:
-                with open(path, "rb") as chunk:
-                    shutil.copyfileobj(chunk, f)
+def label(data: str, output: str, teacher: Teacher, settings: dict, fresh: bool = False) -> None:
+    """Write the rows of `data` with the teacher's logits, chunk by chunk. Raises UserError.
+
+    A finished chunk is a file in OUTPUT.parts and is kept if the run is interrupted. Several
+    processes (torchrun) take turns at the chunks; when all are done, the first joins them.
+    """
+    rank, world_size = torchrun_rank()
+    parts = output + ".parts"
+    if rank == 0:
+        is_new = open_parts(parts, settings, fresh)
+        if is_new and data != find_dev(data):
+            check_teacher(teacher, data, dev_logits(output), world_size)
+    barrier()
+    rows = read_rows(data)
+    progress = Progress("labelling", count_rows(data) // world_size)
+    chunks = []
+    while chunk := list(islice(rows, CHUNK)):
+        path = os.path.join(parts, f"{len(chunks):06}.tsv")
+        if len(chunks) % world_size == rank:
+            if os.path.exists(path):
+                progress.total -= len(chunk)
+            else:
+                logits = predict_logits(teacher, chunk, progress)
+                write_rows(path, chunk, logits, teacher.classes)
+        chunks.append(path)
+    barrier()
+    if rank == 0:
+        join(chunks, output)
         shutil.rmtree(parts)
-        print(f"wrote    {output}")
+        print(f"wrote {output}")
+
+
+def open_parts(parts: str, settings: dict, fresh: bool) -> bool:
+    """Make the folder for finished chunks; False if it exists, from a run that was interrupted."""
+    if fresh:
+        shutil.rmtree(parts, ignore_errors=True)
+    note = os.path.join(parts, "settings.json")
+    if os.path.exists(note):
+        with errors_in(note), open(note, encoding="utf-8") as f:
+            if json.load(f) != settings:
+                raise UserError(f"{parts} was begun with other rows, another teacher or another "
+                                "--label-order; --fresh starts again")
+        print(f"resuming after {len(os.listdir(parts)) - 1} finished chunks of {CHUNK:,} rows")
+        return False
+    os.makedirs(parts, exist_ok=True)
+    with atomic_write(note) as f:
+        f.write(json.dumps(settings).encode())
+    return True
+
+
+def join(chunks: list[str], output: str) -> None:
+    with atomic_write(output) as f:
+        for k, path in enumerate(chunks):
+            with open(path, "rb") as chunk:
+                header = chunk.readline()
+                if k == 0:
+                    f.write(header)
+                shutil.copyfileobj(chunk, f)
+
+
+def check_teacher(teacher: Teacher, data: str, output: str, world_size: int) -> None:
+    """Label the dev rows first: is the teacher worth the time, and how much time? -> `output`."""
+    dev = find_dev(data)
+    rows = [row for row in read_split(data, dev, "dev") if row.label]
+    if not rows:
+        print(f"note: no labelled rows in {dev or data}, so the teacher's accuracy is not known")
+        return
+    start = time.monotonic()
+    logits = predict_logits(teacher, rows, Progress("labelling the dev set", len(rows)))
+    rate = world_size * len(rows) / (time.monotonic() - start)
+    write_rows(output, rows, logits, teacher.classes)
+    accuracy, most_frequent = logits_accuracy(output)
+    source = dev or f"{data}, every tenth labelled one"
+    print(f"teacher: accuracy {accuracy:.4f} on {len(rows):,} rows of {source}; the most frequent "
+          f"class has {most_frequent:.4f}")
+    total = count_rows(data)
+    print(f"{total:,} rows to label at {rate:,.0f} rows/s: about "
+          f"{timedelta(seconds=round(total / rate))}", flush=True)
+    if accuracy < most_frequent:
+        raise UserError(f"the teacher is worse than the most frequent class; do its outputs stand "
+                        f"for {', '.join(teacher.classes)}? --label-order gives another order")
+
+
+def logits_accuracy(path: str) -> tuple[float, float]:
+    """Of a file with labels and logits: the accuracy, and the share of the most frequent label."""
+    classes = read_columns(path).classes
+    labels = Counter()
+    correct = 0
+    for row in read_rows(path):
+        labels[row.label] += 1
+        correct += classes[int(np.argmax(row.logits))] == row.label
+    return correct / labels.total(), max(labels.values()) / labels.total()
+
+
+def dev_logits(logits: str) -> str:
+    """sst2.logits.tsv -> sst2.dev.logits.tsv, the dev rows with the same teacher's logits"""
+    return logits.removesuffix(".tsv").removesuffix(".logits") + ".dev.logits.tsv"
+
+
+# ---- Fine-tuning (§4) ----------------------------------------------------------------------------
+LEARNING_RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4; the best on dev is kept
+
+
+class Checkpoint(NamedTuple):
+    config: dict                # config.json
+    vocabulary: list[str]       # vocab.txt
+    weights: dict[str, Tensor]  # model.safetensors or pytorch_model.bin
+
+
+def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[float],
+              epochs: int = 3, batch_size: int = 32, seed: int = 0) -> str:
+    """Train the checkpoint in folder `start` on the labels; the best epoch on dev -> STEM.teacher.
+
+    If the rows have logits, these are the targets: the result is a smaller teacher, an assistant.
+    The state after each epoch is kept, so an interrupted run resumes and ends with the same bytes.
+    """
+    folder = dataset_stem(data) + ".teacher"
+    train, dev, classes = fine_tuning_data(data)
+    checkpoint = read_checkpoint(start)
+    tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
+    encoded = [tokenizer.encode(row.texts) for row in train]
+    targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
+    state_path = folder + ".training.pt"
+    settings = {"rows": [file_stamp(data), len(train), len(dev)], "start": start, "seed": seed,
+                "learning rates": learning_rates, "epochs": epochs, "batch size": batch_size}
+    state = load_checkpoint(state_path, settings) or {"done": 0, "best": -1.0}
+    run_epoch = 0
+    for lr in learning_rates:
+        torch.manual_seed(seed)
+        teacher = Teacher(build(checkpoint, len(classes), new_classifier=True).to(device),
+                          tokenizer, classes)
+        optimizer = torch.optim.Adam(teacher.model.parameters(), lr, fused=True)        # §4
+        for epoch in range(epochs):
+            run_epoch += 1
+            if run_epoch < state["done"]:
+                continue
+            if run_epoch == state["done"]:
+                teacher.model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+                continue
+            torch.manual_seed(seed * 100003 + run_epoch)
+            began = time.monotonic()
+            loss = train_epoch(teacher.model, optimizer, encoded, targets, lr, epoch, epochs,
+                               batch_size)
+            accuracy = evaluate(teacher, dev)
+            print(f"lr {lr:g}  epoch {epoch + 1}/{epochs}  loss {loss:.4f}  dev acc {accuracy:.4f}"
+                  f"  {time.monotonic() - began:.0f}s", flush=True)
+            if accuracy > state["best"]:
+                state["best"] = accuracy
+                save_teacher(folder + ".part", checkpoint, teacher, start)
+            state["done"] = run_epoch
+            state["model"] = teacher.model.state_dict()
+            state["optimizer"] = optimizer.state_dict()
+            save(state_path, {**state, "settings": settings})
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(folder + ".part", folder)
+    os.remove(state_path)
+    print(f"wrote {folder}: dev acc {state['best']:.4f}")
+    return folder
+
+
+def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
+                targets: Tensor, lr: float, epoch: int, epochs: int, batch_size: int) -> float:
+    """One pass over the rows; targets are classes (N,) or logits (N, C). Returns the mean loss."""
+    model.train()
+    device = model.classifier.weight.device
+    lengths = torch.tensor([len(row.ids) for row in encoded])
+    batches = shuffled_batches(lengths, batch_size)
+    progress = Progress(f"fine-tuning, epoch {epoch + 1}", len(encoded))
+    total_loss = 0.0
+    for step, index in enumerate(batches):
+        # our choice, as BERT itself: the rate rises over the first tenth of all steps, then falls
+        done = (epoch + (step + 1) / len(batches)) / epochs
+        optimizer.param_groups[0]["lr"] = lr * min(done / 0.1, (1 - done) / 0.9)
+        logits = model(*collate([encoded[i] for i in index], device))
+        target = targets[index].to(device)
+        if target.dim() == 1:
+            loss = F.cross_entropy(logits, target)
+        else:
+            loss = (logits - target).square().sum(dim=1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as BERT itself
+        optimizer.step()
+        total_loss += loss.detach() * len(index)
+        progress.add(len(index))
+    mean_loss = float(total_loss) / len(encoded)
+    if not np.isfinite(mean_loss):
+        raise UserError(f"epoch {epoch + 1}: the loss is not finite; try a smaller --lr than {lr:g}")
+    return mean_loss
+
+
+def fine_tuning_data(data: str) -> tuple[list[Row], list[Row], list[str]]:
+    """The labelled rows for training and for evaluation, and the classes. Raises UserError."""
+    dev_path = find_dev(data)
+    if not dev_path:
+        print(f"note: no {dataset_stem(data)}.dev.tsv, so every tenth labelled row is held out")
+    train = [row for row in read_split(data, dev_path, "train") if row.label or row.logits]
+    dev = [row for row in read_split(data, dev_path, "dev") if row.label]
+    classes = sort_classes(read_columns(data).classes or {row.label for row in train})
+    if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
+        raise UserError(f"{data}: expected labels of at least two classes, and dev rows with the "
+                        f"same classes; found {', '.join(classes)[:100] or 'no labels'}")
+    return train, dev, classes
+
+
+def evaluate(teacher: Teacher, rows: list[Row]) -> float:
+    """The share of the rows whose label the teacher predicts."""
+    logits = predict_logits(teacher, rows, Progress("evaluating", len(rows)))
+    predictions = [sort_classes(teacher.classes)[i] for i in logits.argmax(dim=1)]
+    return sum(p == row.label for p, row in zip(predictions, rows)) / len(rows)
+
+
+# ==== Plumbing: the files of a checkpoint =========================================================
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def weights_file(folder: str) -> str:
+    safetensors = os.path.join(folder, "model.safetensors")
+    return safetensors if os.path.exists(safetensors) else os.path.join(folder, "pytorch_model.bin")
+
+
+def read_checkpoint(folder: str) -> Checkpoint:
+    """config.json, vocab.txt and the weights of a folder. Raises UserError."""
+    path = os.path.join(folder, "config.json")
+    with errors_in(path, "the config.json of a BERT"), open(path, encoding="utf-8") as f:
+        config = {"layer_norm_eps": 1e-12, **json.load(f)}
+        if config["model_type"] != "bert" or config["hidden_act"] != "gelu":
+            raise ValueError(f"model_type {config['model_type']}, {config['hidden_act']}")
+    path = os.path.join(folder, "vocab.txt")
+    with errors_in(path, "a token a line"), open(path, encoding="utf-8", newline="\n") as f:
+        vocabulary = [line.rstrip("\r\n") for line in f]
+        if not set(SPECIAL) <= set(vocabulary) or len(vocabulary) > config["vocab_size"]:
+            raise ValueError(f"{len(vocabulary)} tokens, where config.json has "
+                             f"{config['vocab_size']}, or no {' '.join(SPECIAL)} among them")
+    path = weights_file(folder)
+    with errors_in(path, "the weights of a BERT"):
+        weights = load(path) if path.endswith(".bin") else read_safetensors(path)
+        return Checkpoint(config, vocabulary, rename_old_keys(weights))
+
+
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    """8 bytes: the length of the header; the header in JSON: name -> dtype, shape, offsets; data."""
+    with open(path, "rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        data = torch.from_numpy(np.memmap(f, np.uint8, "c", offset=f.tell()))
+    header.pop("__metadata__", None)
+    weights = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        tensor = data[start:end].clone().view(DTYPES[entry["dtype"]])
+        weights[name] = tensor.view(entry["shape"])
+    return weights
+
+
+def rename_old_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Today's names for the weights of old checkpoints and of encoders without a classifier."""
+    renamed = {}
+    for name, weight in weights.items():
+        if name.startswith("cls.") or name.endswith("position_ids"):
+            continue  # BERT's pre-training tasks, and a constant
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+        name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+        if not name.startswith(("bert.", "classifier.")):
+            name = "bert." + name
+        renamed[name] = weight
+    return renamed
+
+
+def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False) -> Bert:
+    """A model with these weights; each has to find its place (strict)."""
+    model = Bert(checkpoint.config, num_classes)
+    weights = dict(checkpoint.weights)
+    if new_classifier:
+        nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
+        nn.init.zeros_(model.classifier.bias)
+        for name, weight in model.state_dict().items():
+            if name.startswith("classifier.") or name.startswith("bert.pooler."):
+                is_kept = name in weights and name.startswith("bert.pooler.")
+                weights[name] = weights[name] if is_kept else weight
+    model.load_state_dict(weights, strict=True)
+    return model
+
+
+def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher, start: str) -> None:
+    """The three files, as --teacher and the transformers library read them."""
+    names = {str(i): name for i, name in enumerate(teacher.classes)}
+    config = {**checkpoint.config, "architectures": ["BertForSequenceClassification"],
+              "id2label": names, "label2id": {name: int(i) for i, name in names.items()},
+              "_name_or_path": start}
+    os.makedirs(folder, exist_ok=True)
+    with atomic_write(os.path.join(folder, "config.json")) as f:
+        f.write(json.dumps(config, indent=1).encode())
+    with atomic_write(os.path.join(folder, "vocab.txt")) as f:
+        f.write("".join(token + "\n" for token in checkpoint.vocabulary).encode())
+    weights = {name: weight.cpu() for name, weight in teacher.model.state_dict().items()}
+    save(os.path.join(folder, "pytorch_model.bin"), weights)
+
+
+# ---- Which teacher -------------------------------------------------------------------------------
+class DefaultTeacher(NamedTuple):
+    name: str           # on the hub
+    classes: list[str]  # what its outputs stand for; its config.json does not say
+
+
+BASE = "google-bert/bert-base-uncased"  # our choice, for a laptop; the paper's is bert-large-uncased
+DEFAULT_TEACHERS = {                    # our choice: BERT-base, fine-tuned on the task by others
+    "sst2": DefaultTeacher("textattack/bert-base-uncased-SST-2", ["0", "1"]),
+    "qqp": DefaultTeacher("textattack/bert-base-uncased-QQP", ["0", "1"]),
+    "mnli": DefaultTeacher("textattack/bert-base-uncased-MNLI",
+                           ["contradiction", "entailment", "neutral"])}
+
+
+def prepare_teacher(name: str | None, data: str, device: torch.device, fresh: bool = False) -> str:
+    """The folder of a teacher that can label the rows of `data`.
+
+    name: a folder or a name on the hub; default: STEM.teacher if it exists, else the default
+    teacher of the task, else BASE. A checkpoint without a classifier is fine-tuned (§4).
+    """
+    stem = dataset_stem(data)
+    own = stem + ".teacher"
+    if os.path.exists(own) and not fresh:
+        start = read_checkpoint(own).config.get("_name_or_path")
+        if name in (None, own, start):
+            print(f"using existing {own} (--fresh recomputes it)")
+            return own
+    if name is None and os.path.basename(stem) in DEFAULT_TEACHERS:
+        name = DEFAULT_TEACHERS[os.path.basename(stem)].name
+    folder = find_teacher(name or BASE)
+    if "classifier.weight" in read_checkpoint(folder).weights:
+        return folder
+    if os.path.exists(own) and not fresh:
+        raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it, or "
+                        "add --fresh to replace it")
+    print(f"{folder} has no classifier: fine-tuning it on {stem}.tsv (§4)")
+    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES)
+
+
+def load_teacher(folder: str, data: str, label_order: list[str] | None,
+                 device: torch.device) -> Teacher:
+    """A model that can label, its tokenizer, and what its outputs stand for. Raises UserError."""
+    checkpoint = read_checkpoint(folder)
+    num_classes = len(checkpoint.weights["classifier.weight"])
+    with errors_in(weights_file(folder), "the weights that config.json describes"):
+        model = build(checkpoint, num_classes).to(device)
+    labels = {row.label for row in read_split(data, find_dev(data), "dev") if row.label}
+    classes = label_order or name_outputs(checkpoint.config, folder, labels, num_classes)
+    if len(set(classes)) != num_classes or not labels <= set(classes):
+        raise UserError(f"{folder}: {num_classes} outputs for {', '.join(classes)[:200]}, and the "
+                        f"labels are {', '.join(sort_classes(labels))[:200]}; --label-order a,b,... "
+                        "says what each output stands for")
+    tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
+    return Teacher(model, tokenizer, classes)
+
+
+def name_outputs(config: dict, folder: str, labels: set[str], num_classes: int) -> list[str]:
+    """What the outputs stand for: config.json, a default teacher's, or the labels in order."""
+    named = [str(name) for name in config.get("id2label", {}).values()]
+    if len(named) == num_classes and labels <= set(named):
+        return named
+    for teacher in DEFAULT_TEACHERS.values():
+        if folder.endswith(os.path.normpath(teacher.name)):
+            return teacher.classes
+    if len(labels) == num_classes:
+        return sort_classes(labels)
+    return [str(i) for i in range(num_classes)]
+
+
+# ---- Downloads -----------------------------------------------------------------------------------
+def find_teacher(name: str) -> str:
+    """A folder as it is; owner/name on the hub -> its folder in torch.hub's cache, downloaded once.
+
+    (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
+    """
+    if os.path.isdir(name):
+        return name
+    if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
+        raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
+    folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
+    if os.path.isdir(folder):
+        return folder
+    part = folder + ".part"
+    os.makedirs(part, exist_ok=True)
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
+    for file in ("config.json", "vocab.txt"):
+        if not download(url + file, os.path.join(part, file)):
+            raise UserError(f"{url}{file}: not found; is {name} a BERT on the hub?")
+    if not download(url + "model.safetensors", os.path.join(part, "model.safetensors")):
+        download(url + "pytorch_model.bin", os.path.join(part, "pytorch_model.bin"))
+    try:
+        read_checkpoint(part)
+    except UserError as error:
+        shutil.rmtree(part)
+        raise UserError(f"{error}; the download was removed") from None
+    os.rename(part, folder)
+    return folder
+
+
+def download(url: str, path: str, sha256: str | None = None) -> bool:
+    """torch.hub's download; False if there is no such file. An existing file is kept."""
+    if os.path.exists(path):
+        return True
+    print(f"downloading {url}", flush=True)
+    socket.setdefaulttimeout(30)  # seconds; torch.hub has none, and would wait for ever
+    try:
+        torch.hub.download_url_to_file(url, path, sha256, progress=sys.stderr.isatty())
+    except HTTPError as error:
+        if error.code == 404:
+            return False
+        raise UserError(f"{url}: {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{url}: {error}; without a network: --teacher FOLDER with config.json, "
+                        "vocab.txt and the weights of a BERT, or distill.py --logits FILE; "
+                        "sample.tsv needs none") from None
+    return True
+
+
+GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
+GLUE = {  # task: archive, its sha256, our ending -> member; the training rows come last
+    "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+             {".dev": "SST-2/dev", ".test": "SST-2/test", "": "SST-2/train"}),
+    "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
+            {".dev": "QQP/dev", ".test": "QQP/test", "": "QQP/train"}),
+    "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched",
+              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched",
+              "": "MNLI/train"})}
+
+
+def fetch_glue(path: str) -> None:
+    """Download an absent sst2.tsv, qqp.tsv or mnli.tsv with its dev and test sets."""
+    stem = path.removesuffix(".tsv")
+    if os.path.exists(path) or os.path.basename(stem) not in GLUE:
+        return
+    archive, sha256, members = GLUE[os.path.basename(stem)]
+    with errors_in(path), tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, archive)
+        if not download(GLUE_URL + archive, copy, sha256):
+            raise UserError(f"{path}: no such file, and {GLUE_URL}{archive} is no longer there")
+        with zipfile.ZipFile(copy) as z:
+            for ending, member in members.items():
+                if not os.path.exists(f"{stem}{ending}.tsv"):
+                    with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
+                        shutil.copyfileobj(rows, f)
 
 
 # ---- The command line ----------------------------------------------------------------------------
+def torchrun_rank() -> tuple[int, int]:
+    """This process' number and how many there are; 0, 1 without torchrun."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def barrier() -> None:
+    """Wait for all processes of torchrun."""
+    if torchrun_rank()[1] > 1:
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        torch.distributed.barrier()
+
+
+def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
+               device: torch.device, fresh: bool = False) -> None:
+    """Prepare the teacher and label the rows of `data`, unless `output` exists."""
+    if os.path.exists(output) and not fresh:
+        if name or label_order:
+            raise UserError(f"{output} exists, so --teacher and --label-order have no effect; leave "
+                            "them out, or add --fresh to recompute it")
+        print(f"using existing {output} (--fresh recomputes it)")
+        return
+    rank, world_size = torchrun_rank()
+    read_columns(data)
+    if device.type == "cuda" and world_size > 1:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if rank == 0:
+        folder = prepare_teacher(name, data, device, fresh)
+    barrier()
+    if rank > 0:
+        folder = prepare_teacher(name, data, device)
+    teacher = load_teacher(folder, data, label_order, device)
+    settings = {"rows": file_stamp(data), "teacher": file_stamp(weights_file(folder)),
+                "classes": teacher.classes}
+    label(data, output, teacher, settings, fresh)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Label rows with a BERT, or fine-tune one.")
-    add = parser.add_argument
-    add("tsv", help="rows to label, STEM.transfer.tsv; to fine-tune on, STEM.tsv")
-    add("--teacher", help="owner/name on the hub, a folder, or scratch (default: by the stem)")
-    add("--label-order", help="what the teacher's outputs stand for: contradiction,entailment,...")
-    add("--fine-tune", action="store_true", help="train --teacher on the rows: STEM.teacher")
-    add("--lr", type=float, nargs="+", help="default, §4: 2e-5 3e-5 4e-5 5e-5, each in turn")
-    add("--epochs", type=int, help="default, ours: 3, as BERT itself; the best on dev is kept")
-    add("--batch-size", type=int, default=32, help="ours, 32: BERT's own")
-    add("--seed", type=int, default=0)
-    add("--device", help="cuda, mps or cpu (default: the first that is there)")
-    add("-o", "--output", help="the labelled rows (default: STEM.logits.tsv)")
+    parser = Parser(__doc__)
+    parser.add_argument("tsv", help="rows to label, or with --fine-tune labelled rows")
+    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: STEM.teacher "
+                        "if it exists, else by the name of the TSV)")
+    parser.add_argument("--label-order", metavar="A,B,...", type=lambda text: text.split(","),
+                        help="what the teacher's outputs stand for (default: as config.json says)")
+    parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")
+    parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
+                        help="for --fine-tune; default: 2e-5 3e-5 4e-5 5e-5, each in turn (§4)")
+    parser.add_argument("--epochs", type=number_in(int, 1, 1000), default=3,
+                        help="for --fine-tune, at each rate; our choice, as BERT itself: 3")
+    parser.add_argument("--batch-size", type=number_in(int, 1, 4096), default=32,
+                        help="for --fine-tune; our choice, as BERT itself: 32")
+    parser.add_argument("--seed", type=int, default=0, help="for --fine-tune; default: 0")
+    parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
+    parser.add_argument("--fresh", action="store_true", help="recompute what exists")
+    parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
-    counts = [n for n in (args.epochs, args.batch_size, *(args.lr or [])) if n is not None]
-    if min(counts) <= 0 or args.seed < 0:
-        raise BadInput("--epochs, --batch-size, --lr: expected numbers above zero; --seed: from 0")
     device = pick_device(args.device)
-    if device.type == "cuda" and WORLD > 1:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if args.fine_tune:
-        start = args.teacher or "google-bert/bert-base-uncased"  # ours: see TEACHERS; §4: large
-        if start != "scratch" and not os.path.isdir(start):
-            start = fetch(start)
-        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.batch_size, args.seed)
+    stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
+    if not args.fine_tune:
+        output = args.output or stem + ".logits.tsv"
+        label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
+    elif os.path.exists(stem + ".teacher") and not args.fresh:
+        raise UserError(f"{stem}.teacher exists; --fresh replaces it")
     else:
-        folder = prepare(args.teacher, args.tsv, device, args.seed)
-        output = args.output or stem(args.tsv) + ".logits.tsv"
-        label(args.tsv, output, folder, args.label_order and args.label_order.split(","), device)
+        start = find_teacher(args.teacher or BASE)
+        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.batch_size, args.seed)
 
 
 if __name__ == "__main__":
-    command(main, kept="finished epochs and chunks are kept; the same command takes them up")
+    run(main, kept="finished chunks and epochs are kept; the same command resumes")
