@@ -1,7 +1,7 @@
 """Data augmentation (§3.3): make the transfer set, the rows that the teacher will label.
 
     python augment.py sst2.tsv              # -> sst2.transfer.tsv
-    python augment.py sst2.tsv --show 3     # also print the synthetic rows of the first 3 rows
+    python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
     python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.tsv
 
 In reading order: the three rules, the transfer set. After the line "Plumbing": rows and words of a
@@ -130,17 +130,18 @@ def index_by_tag(rows: Iterable[TaggedRow]) -> dict[str, list[str]]:
 
 
 def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates: Rates = Rates(),
-                      seed: int = 0, show: int = 0) -> None:
+                      seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
-    n_iter: attempts for each row; §4: 20 (SST-2), and 10 for pairs (MNLI, QQP).
-    show: print the synthetic rows of the first `show` rows. Raises UserError.
+    n_iter: attempts for each row; default, §4: 20 (SST-2), and 10 for pairs (MNLI, QQP).
+    Raises UserError.
     """
     is_pair = read_columns(source).is_pair
     if n_iter is None:
         n_iter = 10 if is_pair else 20
     tagger = Tagger()
     tagged = []
+    synthetic = 0
     with atomic_write(output) as f:
         f.write(b"sentence1\tsentence2\tlabel\n" if is_pair else b"sentence\tlabel\n")
         progress = Progress("tagging", count_rows(source))
@@ -149,19 +150,15 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             words = [tokenize(text) for text in row.texts]
             tagged.append(TaggedRow(words, [tagger.tag(sentence) for sentence in words]))
             progress.add(1)
-        new = 0
         progress = Progress("augmenting", len(tagged))
-        rng = Random(seed)
-        all_new_rows = synthetic_rows(tagged, n_iter, rates, index_by_tag(tagged), rng)
-        for i, new_rows in enumerate(all_new_rows):
+        words_by_tag = index_by_tag(tagged)
+        for new_rows in synthetic_rows(tagged, n_iter, rates, words_by_tag, Random(seed)):
             f.writelines(f"{cells}\t\n".encode() for cells in new_rows)
-            new += len(new_rows)
-            if i < show:
-                print(join_words(tagged[i].words), *new_rows, sep="\n    ")
+            synthetic += len(new_rows)
             progress.add(1)
-    attempts = n_iter * len(tagged)
-    print(f"wrote {output}: {len(tagged):,} original rows and {new:,} synthetic rows "
-          f"({attempts:,} attempts, {attempts - new:,} duplicates dropped)")
+    duplicates = n_iter * len(tagged) - synthetic
+    print(f"wrote {output}: {len(tagged):,} original rows and {synthetic:,} synthetic rows "
+          f"(n_iter {n_iter}, {duplicates:,} duplicates dropped)")
 
 
 def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
@@ -233,8 +230,8 @@ def read_columns(path: str) -> Columns:
         raise UserError(f"{path}, line 1: the columns are separated by commas; expected tabs (in a "
                         "spreadsheet: save as tab-separated text)")
     if text is None:
-        raise UserError(f"{path}, line 1: expected a header with a column `sentence`, or `sentence1` "
-                        f"and `sentence2`, separated by tabs; found: {' '.join(names)[:80]}")
+        raise UserError(f"{path}, line 1: expected a header with `sentence`, or `sentence1` and "
+                        f"`sentence2`, separated by tabs; found: {' '.join(names)[:80]}")
     label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
     logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
     return Columns(names, [names.index(name) for name in text], label, logits)
@@ -273,9 +270,9 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
         raise UserError(f"{path}: no usable rows; expected some after the header")
     if skipped:
         print(f"note: {path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
-    if quoted:
+    if quoted > rows / 2:
         print(f"note: {path}: {quoted:,} rows begin and end with a double quote, which is read as "
-              "part of the text (GLUE's files are unquoted)")
+              "part of the text; expected no quoting")
 
 
 def read_split(path: str, dev: str | None, split: str) -> Iterator[Row]:
@@ -608,8 +605,6 @@ def main() -> None:
     parser.add_argument("--p-pos", type=rate, default=Rates().pos, help="default: 0.1 (§3.3)")
     parser.add_argument("--p-ng", type=rate, default=Rates().ng, help="default: 0.25 (§3.3)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--show", type=int, default=0, metavar="N",
-                        help="print the synthetic rows of the first N rows")
     parser.add_argument("--treebank", metavar="SOURCE",
                         help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")
     args = parser.parse_args()
@@ -619,7 +614,7 @@ def main() -> None:
         raise UserError("--p-mask and --p-pos: expected a sum of at most 1")
     output = args.output or dataset_stem(args.data) + ".transfer.tsv"
     rates = Rates(mask=args.p_mask, pos=args.p_pos, ng=args.p_ng)
-    make_transfer_set(args.data, output, args.n_iter, rates, args.seed, args.show)
+    make_transfer_set(args.data, output, args.n_iter, rates, args.seed)
 
 
 if __name__ == "__main__":

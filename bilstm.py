@@ -14,6 +14,7 @@ import io
 import os
 import sys
 from array import array
+from contextlib import nullcontext
 from itertools import islice
 from typing import BinaryIO, Iterable, Iterator, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment import (MASK, Parser, Row, UserError, atomic_write, check_is_list, errors_in,
+from augment import (Parser, Row, UserError, atomic_write, check_is_list, errors_in,
                      read_columns, read_rows, run, tokenize)
 
 
@@ -159,10 +160,9 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     For pairs, `texts` is a list of (first, second).
     """
     check_is_list("texts", texts)
-    if student.model.pair:
-        sides = list(zip(*texts))
-    else:
-        sides = [texts]
+    if not texts:
+        return []
+    sides = zip(*texts) if student.model.pair else [texts]
     device = student.model.output.weight.device
     sides = [encode_texts(side, student.vocabulary, device) for side in sides]
     probabilities, best = predict_logits(student.model, sides).softmax(dim=1).max(dim=1)
@@ -244,9 +244,9 @@ def load(path: str) -> dict:
             raise ValueError("damaged, or not a file of weights and plain data") from None
 
 
-def load_checkpoint(path: str, settings: dict) -> dict | None:
+def load_checkpoint(path: str, settings: dict, fresh: bool = False) -> dict | None:
     """What an interrupted run with the same settings saved after its last epoch, if anything."""
-    if not os.path.exists(path):
+    if fresh or not os.path.exists(path):
         return None
     state = load(path)
     with errors_in(path, "the checkpoint of an interrupted run; remove it, or add --fresh"):
@@ -254,6 +254,7 @@ def load_checkpoint(path: str, settings: dict) -> dict | None:
     if changed:
         print(f"{path} is from a run with other settings ({', '.join(changed)}): starting again")
         return None
+    print(f"resuming from {path}")
     return state
 
 
@@ -336,19 +337,21 @@ def main() -> None:
         answers = classify_rows(student, read_rows(args.tsv, include_invalid=True))
     else:
         answers = classify_rows(student, typed_rows(pair), 1 if sys.stdin.isatty() else WINDOW)
-    if args.output:
-        answers = list(answers)
-        with atomic_write(args.output) as f:
+    labelled = correct = 0
+    with atomic_write(args.output) if args.output else nullcontext(sys.stdout.buffer) as f:
+        if args.output:
             f.write(b"index\tprediction\n")
-            for i, (_, label, _) in enumerate(answers):
-                f.write(f"{i}\t{label}\n".encode())
-        print(f"wrote {args.output}: {len(answers):,} predictions", file=sys.stderr)
-    correct = labelled = 0
-    for row, label, probability in answers:
-        if not args.output:
-            print(f"{label}\t{probability:.4f}", *row.texts, sep="\t", flush=True)
-        labelled += row.label not in ("", "-")
-        correct += label == row.label
+        for i, (row, label, probability) in enumerate(answers):
+            cells = [label, f"{probability:.4f}", *row.texts]
+            if args.output:
+                cells = [str(i), label]
+            f.write("\t".join(cells).encode() + b"\n")
+            if not args.output:
+                f.flush()
+            labelled += row.label not in ("", "-")
+            correct += row.label == label
+    if args.output:
+        print(f"wrote {args.output}: {i + 1:,} predictions", file=sys.stderr)
     if labelled:
         print(f"accuracy {correct / labelled:.4f} on {labelled:,} labelled rows", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Distillation (§3.2, §4, §5): train the BiLSTM on a teacher's logits; and the paper's whole run.
+"""Distillation (§3.2, §4, §5): train the BiLSTM on a teacher's logits; the paper's whole run.
 
     python distill.py sample.tsv --table1                  # offline, about a minute
     python distill.py sst2.tsv                             # downloads, augments, labels, distills
@@ -11,7 +11,8 @@ In reading order: the loss, the training loop, evaluation, data and embeddings. 
 
 Shapes: B batch, N rows, E embedding, V vocabulary, C classes.
 """
-import json
+import argparse
+import contextlib
 import os
 import time
 from array import array
@@ -23,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
-                     errors_in, file_stamp, find_dev, make_transfer_set, number_in, read_columns,
-                     read_rows, read_split, run, sort_classes, tokenize)
+from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, dataset_stem, file_stamp,
+                      find_dev, make_transfer_set, number_in, read_columns, read_rows,
+                     read_split, run, sort_classes, tokenize)
 from bilstm import (BiLSTM, Sentences, Student, batch_lengths, encode_texts, load_checkpoint,
                     pick_device, predict_logits, read_vectors, save, save_student,
                     shuffled_batches)
@@ -74,20 +75,19 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], ou
     model = student.model
     optimizers = make_optimizers(model)
     lengths = batch_lengths(train_set.sides)
-    state = {"settings": settings, "epoch": 0, "best": {"acc": -1.0, "epoch": 0}, "log": []}
-    saved = None if fresh else load_checkpoint(output + ".training.pt", settings)
-    if saved:
-        state = saved
+    state = load_checkpoint(output + ".training.pt", settings, fresh)
+    if state:
         model.load_state_dict(state["model"])
-        for optimizer, optimizer_state in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(optimizer_state)
-        print(f"resuming after epoch {state['epoch']} of {output}.training.pt")
+        for optimizer, saved in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+    else:
+        state = {"settings": settings, "epoch": 0, "best": {"acc": -1.0, "epoch": 0}, "log": []}
     while state["epoch"] < epochs and state["epoch"] < state["best"]["epoch"] + patience:
         epoch = state["epoch"] + 1
         start = time.monotonic()
         progress = Progress(f"epoch {epoch}", len(lengths))
         losses = []
-        torch.manual_seed(seed * 100003 + epoch)  # so that an epoch does not depend on earlier ones
+        torch.manual_seed(seed * 100003 + epoch)  # a resumed run draws the same numbers
         model.train()
         for index in shuffled_batches(lengths, batch_size):
             inputs, teacher_logits, labels = train_set.batch(index)
@@ -110,9 +110,9 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], ou
         if is_best:
             state["best"] = {**scores, "epoch": epoch}
             save_student(output + ".student.pt", student)
-        print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  "
-              f"{seconds:6.1f}s  {len(lengths) / seconds:6,.0f} rows/s{'  best' * is_best}",
-              flush=True)
+        mark = "  best" if is_best else ""
+        print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s"
+              f"  {len(lengths) / seconds:6,.0f} rows/s{mark}", flush=True)
         state["epoch"] = epoch
         state["log"].append({"epoch": epoch, "loss": mean_loss, **scores, "seconds": seconds})
         write_log(output + ".log.csv", state["log"])
@@ -137,7 +137,8 @@ def make_optimizers(model: BiLSTM) -> list[torch.optim.Optimizer]:
 def evaluate(model: BiLSTM, dataset: Dataset) -> dict[str, float]:
     """Accuracy on labelled rows; for two classes also F1 of the second, as GLUE has it for QQP."""
     logits = predict_logits(model, dataset.sides)
-    predictions, labels = logits.argmax(dim=1), dataset.labels.cpu()
+    predictions = logits.argmax(dim=1)
+    labels = dataset.labels.cpu()
     scores = {"acc": float((predictions == labels).double().mean())}
     if logits.shape[1] == 2:
         true_positives = int((predictions * labels).sum())
@@ -238,99 +239,87 @@ def find_classes(path: str, labels: list[str]) -> list[str]:
 
 
 # ==== Plumbing: one student, and the whole run ====================================================
-class Options(NamedTuple):
-    """The hyperparameters of a student, from the command line."""
-    hidden: int
-    fc: int
-    dropout: float
-    batch_size: int
-    epochs: int
-    patience: int
-    seed: int
-    vectors: str | None
-    device: torch.device
-    fresh: bool
-
-
-def train_student(data: str, source: str, alpha: float, output: str, options: Options) -> dict:
-    """Read the rows of `source`, train a student and save it; the best epoch's dev scores.
-
-    data: the TSV whose dev set (STEM.dev.tsv, for MNLI STEM.dev-mm.tsv too) is used.
-    """
-    stem = dataset_stem(data)
-    dev = find_dev(data)
-    is_pair = read_columns(source).is_pair
-    rows = read_split(source, dev, "train")
-    if alpha == 1:
-        rows = (row for row in rows if row.label)
-    examples = read_examples(rows, is_pair)
-    if alpha < 1 and not examples.logits:
-        raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ..., as "
+def train_student(args: argparse.Namespace, source: str, alpha: float, output: str) -> dict:
+    """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
+    stem = dataset_stem(args.data)
+    columns = read_columns(source)
+    if alpha < 1 and not columns.logits:
+        raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
+    dev = find_dev(args.data)
+    rows = read_split(source, dev, "train")
+    if not columns.logits:
+        rows = (row for row in rows if row.label)
+    examples = read_examples(rows, columns.is_pair)
     classes = find_classes(source, examples.labels)
     dev_rows = (row for row in read_split(source, dev, "dev") if row.label)
-    dev_examples = {dev or source: read_examples(dev_rows, is_pair)}
-    if os.path.exists(stem + ".dev-mm.tsv"):
-        dev_examples[stem + ".dev-mm.tsv"] = read_examples(read_rows(stem + ".dev-mm.tsv"), is_pair)
-    if not dev_examples[dev or source].labels:
+    dev_examples = {"": read_examples(dev_rows, columns.is_pair)}
+    if not dev_examples[""].labels:
         raise UserError(f"{dev or source}: no labelled rows to measure accuracy; expected them in "
-                        f"{stem}.dev.tsv, or at least ten labelled rows in {source}")
+                        f"{stem}.dev.tsv, or ten labelled rows in {source} to hold one out")
     if not dev:
-        print(f"note: no {stem}.dev.tsv: every tenth labelled row is held out. Rows that were made "
-              "from it may be in training, so dev accuracy is too high")
+        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; rows made from it "
+              "are in training, so this dev accuracy is too high")
+    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
+        dev_examples["mm-"] = read_examples(read_rows(stem + ".dev-mm.tsv"), columns.is_pair)
     others = [side for examples in dev_examples.values() for side in examples.sides]
     if os.path.exists(stem + ".test.tsv"):
-        test_rows = read_rows(stem + ".test.tsv", include_invalid=True)
-        others += read_examples(test_rows, is_pair).sides
-    vocabulary, vectors = build_vocabulary(examples.sides, others, options.vectors)
-    train_set = make_dataset(source, examples, vocabulary, classes, options.device)
-    dev_sets = {}
-    for prefix, (path, dev_set) in zip(["", "mm-"], dev_examples.items()):
-        dev_sets[prefix] = make_dataset(path, dev_set, vocabulary, classes, options.device)
-    torch.manual_seed(options.seed)
-    model = BiLSTM(make_embeddings(vocabulary, vectors, options.seed), len(classes),
-                   options.hidden, options.fc, is_pair, options.dropout).to(options.device)
+        others += read_examples(read_rows(stem + ".test.tsv"), columns.is_pair).sides
+    vocabulary, vectors = build_vocabulary(examples.sides, others, args.vectors)
+    train_set = make_dataset(source, examples, vocabulary, classes, args.device)
+    dev_sets = {prefix: make_dataset(dev or source, dev_set, vocabulary, classes, args.device)
+                for prefix, dev_set in dev_examples.items()}
+    torch.manual_seed(args.seed)
+    embeddings = make_embeddings(vocabulary, vectors, args.seed)
+    model = BiLSTM(embeddings, len(classes), args.hidden, args.fc, columns.is_pair, args.dropout)
+    student = Student(model.to(args.device), vocabulary, classes)
+    batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha {alpha:g}, "
-          f"batch {options.batch_size}, {options.device.type}", flush=True)
+          f"batch {batch_size}, {args.device}", flush=True)
     settings = {"rows": file_stamp(source), "dev": file_stamp(dev or source), "alpha": alpha,
-                "hidden": options.hidden, "fc": options.fc, "dropout": options.dropout,
-                "batch size": options.batch_size, "seed": options.seed, "vectors": options.vectors}
-    student = Student(model, vocabulary, classes)
-    best = train(student, train_set, dev_sets, output, settings, alpha, options.batch_size,
-                 options.epochs, options.patience, options.seed, options.fresh)
+                "hidden": args.hidden, "fc": args.fc, "dropout": args.dropout, "seed": args.seed,
+                "batch size": batch_size, "vectors": args.vectors}
+    best = train(student, train_set, dev_sets, output, settings, alpha, batch_size, args.epochs,
+                 args.patience, args.seed, args.fresh)
     print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {alpha:g} seed "
-          f"{options.seed} rows {source} student {output}.student.pt", flush=True)
+          f"{args.seed} rows {source} student {output}.student.pt", flush=True)
     return best
 
 
-def label_transfer_set(data: str, teacher: str | None, n_iter: int | None, device: torch.device,
-                       fresh: bool) -> str:
-    """Augment and label the rows of `data`, unless the files exist -> STEM.logits.tsv."""
-    stem = dataset_stem(data)
-    transfer, logits, run_file = stem + ".transfer.tsv", stem + ".logits.tsv", stem + ".run.json"
-    flags = {"--n-iter": n_iter, "--teacher": teacher}
-    was_interrupted = False  # with the same flags, which then are those of the files that exist
-    if os.path.exists(run_file):
-        with errors_in(run_file), open(run_file, encoding="utf-8") as f:
-            was_interrupted = json.load(f) == flags
-    for path, names in (logits, ["--n-iter", "--teacher"]), (transfer, ["--n-iter"]):
-        given = [name for name in names if flags[name] is not None]
-        if os.path.exists(path) and given and not fresh and not was_interrupted:
-            raise UserError(f"{path} exists, so {' and '.join(given)} would have no effect; leave "
-                            "it out to use the file, or add --fresh to recompute it")
-    if os.path.exists(logits) and not fresh:
+def label_transfer_set(args: argparse.Namespace) -> str:
+    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv."""
+    stem = dataset_stem(args.data)
+    transfer = stem + ".transfer.tsv"
+    logits = stem + ".logits.tsv"
+    if os.path.exists(logits) and not args.fresh:
+        refuse_flags(args, logits, n_iter=args.n_iter, teacher=args.teacher)
         print(f"using existing {logits} (--fresh recomputes it)")
         return logits
-    with atomic_write(run_file) as f:
-        f.write(json.dumps(flags).encode())
-    print(f"\n== augment: python augment.py {data}")
-    if os.path.exists(transfer) and not fresh:
+    print(f"\n== augment: python augment.py {args.data}")
+    if os.path.exists(transfer) and not args.fresh:
+        refuse_flags(args, transfer, n_iter=args.n_iter)
         print(f"using existing {transfer} (--fresh recomputes it)")
     else:
-        make_transfer_set(data, transfer, n_iter)
+        make_transfer_set(args.data, transfer, args.n_iter)
+    with atomic_write(stem + ".run") as f:
+        f.write(repr([args.n_iter, args.teacher]).encode())
     print(f"\n== label: python teacher_logits.py {transfer}")
-    label_file(transfer, logits, teacher, None, device, fresh)
+    label_file(transfer, logits, args.teacher, None, args.device, args.fresh)
     return logits
+
+
+def refuse_flags(args: argparse.Namespace, path: str, **flags: int | str | None) -> None:
+    """A flag that comes too late for an existing file is an error.
+
+    But not if STEM.run shows that the same command was interrupted, and so made the file.
+    """
+    with contextlib.suppress(OSError), open(dataset_stem(args.data) + ".run", "rb") as f:
+        if f.read() == repr([args.n_iter, args.teacher]).encode():
+            return
+    for name, value in flags.items():
+        if value is not None:
+            raise UserError(f"{path} exists, so --{name.replace('_', '-')} would have no effect; "
+                            "leave it out to use the file, or add --fresh to recompute it")
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -339,18 +328,19 @@ PAPER = {"sst2": ("94.9", "90.7", "86.7"), "qqp": ("72.1/89.3", "68.2/88.1", "63
 
 
 def print_table1(data: str, logits: str, distilled: dict, hard: dict) -> None:
-    """Accuracy (QQP: F1/accuracy; MNLI: matched/mismatched) on dev, beside the paper's on test."""
+    """Dev accuracy (QQP: F1/accuracy; MNLI: matched/mismatched), the paper's test figures beside."""
     task = os.path.basename(dataset_stem(data))
+    paper = PAPER.get(task, ("", "", ""))
+    keys = {"qqp": ["f1", "acc"], "mnli": ["acc", "mm-acc"]}.get(task, ["acc"])
     teacher = {}
     if os.path.exists(dev_logits(logits)):
         teacher["acc"], _ = logits_accuracy(dev_logits(logits))
-    paper = PAPER.get(task, ("", "", ""))
-    print(f"\n{'table 1':26}{'dev accuracy':>14}" + (f"{'paper, test':>16}" * (task in PAPER)))
+    heading = "paper, test" if task in PAPER else ""
+    print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
     for name, scores, figure in zip(names, (teacher, distilled, hard), paper):
-        keys = {"qqp": ["f1", "acc"], "mnli": ["acc", "mm-acc"]}.get(task, ["acc"])
-        figures = "/".join(f"{100 * scores[key]:.1f}" for key in keys if key in scores)
-        print(f"{name:26}{figures or 'not known':>14}{figure:>16}".rstrip())
+        shown = "/".join(f"{100 * scores[key]:.1f}" for key in keys if key in scores)
+        print(f"{name:26}{shown or 'not known':>14}{figure:>16}".rstrip())
 
 
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
@@ -369,8 +359,8 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     rows = len(sides[0].lengths)
     student_seconds = measure(lambda: predict_logits(student, sides)) * total / rows
     bert_size = sum(p.numel() for p in bert.parameters())
-    print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} and {rows:,}"
-          f" rows; {device.type}, {torch.get_num_threads()} threads")
+    print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} and {rows:,} "
+          f"rows; {device}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
     print(f"{'BERT-large':12}{bert_size:14,}{bert_seconds:12,.2f}    335M, 1060 s")
     print(f"{'BiLSTM':12}{student.num_parameters():14,}{student_seconds:12,.2f}    0.96M, 2.44 s")
@@ -437,7 +427,7 @@ def main() -> None:
     parser.add_argument("--logits", metavar="TSV", help="train on these rows, which have logits")
     parser.add_argument("--alpha", type=number_in(float, 0, 1), default=0.0,
                         help="weight of the hard labels in the loss (default: 0; §4.2)")
-    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by the stem)")
+    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="augmentation attempts for each row (default: 20, pairs 10; §4)")
     parser.add_argument("--table1", action="store_true", help="also train on hard labels only")
@@ -453,41 +443,40 @@ def main() -> None:
     parser.add_argument("--patience", type=count, default=5,
                         help="epochs without a better dev accuracy; our choice: 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
-    parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
+    parser.add_argument("--device", type=pick_device, default=pick_device(),
+                        help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="recompute files that exist")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
-    device = pick_device(args.device)
     if not args.data.endswith(".tsv"):
         raise UserError(f"{args.data}: expected a file that ends in .tsv, its columns separated by "
                         "tabs; a .csv has to be saved as tab-separated text")
     fetch_glue(args.data)
     columns = read_columns(args.data)
     if args.table2:
-        return print_table2(args.data, args.hidden, args.fc, device)
+        return print_table2(args.data, args.hidden, args.fc, args.device)
     if columns.label is None and not args.logits:
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
-    batch_size = args.batch_size or (256 if columns.is_pair else 50)
-    options = Options(args.hidden, args.fc, args.dropout, batch_size, args.epochs, args.patience,
-                      args.seed, args.vectors, device, args.fresh)
     if args.vectors:
         file_stamp(args.vectors)  # before long work: does it exist?
     stem = dataset_stem(args.data)
     if args.alpha == 1:
-        train_student(args.data, args.logits or args.data, 1, args.output or stem + ".hard", options)
-        return
-    logits = args.logits
-    if not logits:
-        logits = label_transfer_set(args.data, args.teacher, args.n_iter, device, args.fresh)
-    output = args.output or stem
-    print("\n== distill")
-    distilled = train_student(args.data, logits, args.alpha, output, options)
-    if args.table1:
-        print("\n== hard labels")
-        hard = train_student(args.data, args.data, 1, output + ".hard", options)
-        print_table1(args.data, logits, distilled, hard)
+        output = args.output or stem + ".hard"
+        train_student(args, args.logits or args.data, 1, output)
+    else:
+        output = args.output or stem
+        logits = args.logits or label_transfer_set(args)
+        print("\n== distill")
+        distilled = train_student(args, logits, args.alpha, output)
+        if args.table1:
+            print("\n== hard labels")
+            hard = train_student(args, args.data, 1, output + ".hard")
+            print_table1(args.data, logits, distilled, hard)
+    for path in (output + ".training.pt", output + ".hard.training.pt", stem + ".run"):
+        if os.path.exists(path):  # until here, an interrupted run needs them
+            os.remove(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The teacher (§3.1, §4): a BERT, downloaded by torch.hub or fine-tuned here, gives rows its logits.
+"""The teacher (§3.1, §4): a BERT, downloaded by torch.hub or fine-tuned here, labels rows.
 
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
     python teacher_logits.py sst2.transfer.tsv --teacher FOLDER       # a checkpoint of your own
@@ -17,9 +17,9 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 import unicodedata
 import zipfile
+import zlib
 from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
@@ -72,7 +72,7 @@ class Layer(nn.Module):
         return self.output["LayerNorm"](h + F.dropout(self.output["dense"](inner), p))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, T, D) -> (B, heads, T, ..)
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T, D/heads)
 
 
 class Bert(nn.Module):
@@ -132,16 +132,16 @@ class WordPiece:
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords_of = {}
+        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; if they are too long, the longer is shortened first."""
         sides = []
         for text in texts:
             sides.append([i for word in self.split(text) for i in self.subwords(word)])
+        shorter_first = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            longest = max(reversed(sides), key=len)
-            longest.pop()
+            max(shorter_first, key=len).pop()  # once they are equally long: in turns
         ids = [self.ids["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
@@ -162,12 +162,6 @@ class WordPiece:
 
     def subwords(self, word: str) -> list[int]:
         """The longest subword that fits, again and again: unaffable -> un ##aff ##able"""
-        if word not in self.subwords_of:
-            self.subwords_of[word] = self.split_word(word)
-        return self.subwords_of[word]
-
-    def split_word(self, word: str) -> list[int]:
-        unknown = [self.ids["[UNK]"]]
         ids = []
         start = 0
         while start < len(word):
@@ -175,7 +169,7 @@ class WordPiece:
             ends = range(len(word), start, -1)
             end = next((end for end in ends if prefix + word[start:end] in self.ids), None)
             if end is None or len(word) > 100:  # 100: BERT's own limit
-                return unknown
+                return [self.ids["[UNK]"]]
             ids.append(self.ids[prefix + word[start:end]])
             start = end
         return ids
@@ -232,7 +226,7 @@ def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Ten
 
 
 def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -> None:
-    """A TSV of the rows as they are, with one more column a class: text and logits on one line."""
+    """A TSV of the rows as they are and a column a class, so text and logits share a line."""
     text = ["sentence"] if len(rows[0].texts) == 1 else ["sentence1", "sentence2"]
     header = [*text, "label", *(f"logit_{name}" for name in sort_classes(classes))]
     with atomic_write(path) as f:
@@ -242,91 +236,56 @@ def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -
             f.write("\t".join(cells).encode() + b"\n")
 
 
-def label(data: str, output: str, teacher: Teacher, settings: dict, fresh: bool = False) -> None:
+def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
     """Write the rows of `data` with the teacher's logits, chunk by chunk. Raises UserError.
 
-    A finished chunk is a file in OUTPUT.parts and is kept if the run is interrupted. Several
-    processes (torchrun) take turns at the chunks; when all are done, the first joins them.
+    A finished chunk is a file in the folder `parts`, which an interrupted run leaves to the next.
+    Several processes (torchrun) take turns at the chunks; when all are done, the first joins them.
     """
     rank, world_size = torchrun_rank()
-    parts = output + ".parts"
-    if rank == 0:
-        is_new = open_parts(parts, settings, fresh)
-        if is_new and data != find_dev(data):
-            check_teacher(teacher, data, dev_logits(output), world_size)
-    barrier()
     rows = read_rows(data)
     progress = Progress("labelling", count_rows(data) // world_size)
     chunks = []
     while chunk := list(islice(rows, CHUNK)):
         path = os.path.join(parts, f"{len(chunks):06}.tsv")
-        if len(chunks) % world_size == rank:
-            if os.path.exists(path):
-                progress.total -= len(chunk)
-            else:
-                logits = predict_logits(teacher, chunk, progress)
-                write_rows(path, chunk, logits, teacher.classes)
+        if len(chunks) % world_size == rank and os.path.exists(path):
+            progress.total -= len(chunk)
+        elif len(chunks) % world_size == rank:
+            logits = predict_logits(teacher, chunk, progress)
+            write_rows(path, chunk, logits, teacher.classes)
         chunks.append(path)
     barrier()
     if rank == 0:
-        join(chunks, output)
+        with atomic_write(output) as f:
+            for path in chunks:
+                with open(path, "rb") as part:
+                    header = part.readline()
+                    if path == chunks[0]:
+                        f.write(header)
+                    shutil.copyfileobj(part, f)
         shutil.rmtree(parts)
         print(f"wrote {output}")
 
 
-def open_parts(parts: str, settings: dict, fresh: bool) -> bool:
-    """Make the folder for finished chunks; False if it exists, from a run that was interrupted."""
-    if fresh:
-        shutil.rmtree(parts, ignore_errors=True)
-    note = os.path.join(parts, "settings.json")
-    if os.path.exists(note):
-        with errors_in(note), open(note, encoding="utf-8") as f:
-            if json.load(f) != settings:
-                raise UserError(f"{parts} was begun with other rows, another teacher or another "
-                                "--label-order; --fresh starts again")
-        print(f"resuming after {len(os.listdir(parts)) - 1} finished chunks of {CHUNK:,} rows")
-        return False
-    os.makedirs(parts, exist_ok=True)
-    with atomic_write(note) as f:
-        f.write(json.dumps(settings).encode())
-    return True
-
-
-def join(chunks: list[str], output: str) -> None:
-    with atomic_write(output) as f:
-        for k, path in enumerate(chunks):
-            with open(path, "rb") as chunk:
-                header = chunk.readline()
-                if k == 0:
-                    f.write(header)
-                shutil.copyfileobj(chunk, f)
-
-
-def check_teacher(teacher: Teacher, data: str, output: str, world_size: int) -> None:
-    """Label the dev rows first: is the teacher worth the time, and how much time? -> `output`."""
+def check_teacher(teacher: Teacher, data: str, output: str) -> None:
+    """Before hours of labelling: label the dev rows, and compare with the most frequent class."""
     dev = find_dev(data)
     rows = [row for row in read_split(data, dev, "dev") if row.label]
     if not rows:
-        print(f"note: no labelled rows in {dev or data}, so the teacher's accuracy is not known")
+        print("note: there are no labelled rows, so the teacher's accuracy is not known")
         return
-    start = time.monotonic()
-    logits = predict_logits(teacher, rows, Progress("labelling the dev set", len(rows)))
-    rate = world_size * len(rows) / (time.monotonic() - start)
+    logits = predict_logits(teacher, rows, Progress("labelling the dev rows", len(rows)))
     write_rows(output, rows, logits, teacher.classes)
     accuracy, most_frequent = logits_accuracy(output)
-    source = dev or f"{data}, every tenth labelled one"
-    print(f"teacher: accuracy {accuracy:.4f} on {len(rows):,} rows of {source}; the most frequent "
-          f"class has {most_frequent:.4f}")
-    total = count_rows(data)
-    print(f"{total:,} rows to label at {rate:,.0f} rows/s: about "
-          f"{timedelta(seconds=round(total / rate))}", flush=True)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} that are not "
+          f"for training; always the most frequent class: {most_frequent:.4f}", flush=True)
     if accuracy < most_frequent:
-        raise UserError(f"the teacher is worse than the most frequent class; do its outputs stand "
-                        f"for {', '.join(teacher.classes)}? --label-order gives another order")
+        raise UserError(f"the teacher is worse than the most frequent class; if its outputs do not "
+                        f"stand for {', '.join(teacher.classes)}, --label-order gives their order")
 
 
 def logits_accuracy(path: str) -> tuple[float, float]:
-    """Of a file with labels and logits: the accuracy, and the share of the most frequent label."""
+    """Of rows with labels and logits: the accuracy, and the share of the most frequent label."""
     classes = read_columns(path).classes
     labels = Counter()
     correct = 0
@@ -343,6 +302,7 @@ def dev_logits(logits: str) -> str:
 
 # ---- Fine-tuning (§4) ----------------------------------------------------------------------------
 LEARNING_RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4; the best on dev is kept
+FINE_TUNING_BATCH = 32                     # our choice, as BERT itself; likewise three epochs
 
 
 class Checkpoint(NamedTuple):
@@ -352,64 +312,65 @@ class Checkpoint(NamedTuple):
 
 
 def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[float],
-              epochs: int = 3, batch_size: int = 32, seed: int = 0) -> str:
-    """Train the checkpoint in folder `start` on the labels; the best epoch on dev -> STEM.teacher.
+              epochs: int = 3, seed: int = 0, fresh: bool = False) -> str:
+    """Train the checkpoint in the folder `start`; the best epoch on dev -> STEM.teacher.
 
-    If the rows have logits, these are the targets: the result is a smaller teacher, an assistant.
+    If the rows have logits, these are the targets: a teacher's assistant learns from its teacher.
     The state after each epoch is kept, so an interrupted run resumes and ends with the same bytes.
     """
     folder = dataset_stem(data) + ".teacher"
-    train, dev, classes = fine_tuning_data(data)
+    dev_path = find_dev(data)
+    train = [row for row in read_split(data, dev_path, "train") if row.label or row.logits]
+    dev = [row for row in read_split(data, dev_path, "dev") if row.label]
+    classes = sort_classes(read_columns(data).classes or {row.label for row in train})
+    if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
+        raise UserError(f"{data}: expected labels of two or more classes, and dev rows of the same "
+                        f"classes; found {', '.join(classes)[:100]}")
     checkpoint = read_checkpoint(start)
     tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
     encoded = [tokenizer.encode(row.texts) for row in train]
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
-    state_path = folder + ".training.pt"
-    settings = {"rows": [file_stamp(data), len(train), len(dev)], "start": start, "seed": seed,
-                "learning rates": learning_rates, "epochs": epochs, "batch size": batch_size}
-    state = load_checkpoint(state_path, settings) or {"done": 0, "best": -1.0}
-    run_epoch = 0
+    settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "start": start,
+                "learning rates": learning_rates, "epochs": epochs, "seed": seed}
+    state = load_checkpoint(folder + ".training.pt", settings, fresh) or {"done": 0, "best": -1.0}
+    number = 0  # of the epoch, counted over all learning rates
     for lr in learning_rates:
         torch.manual_seed(seed)
-        teacher = Teacher(build(checkpoint, len(classes), new_classifier=True).to(device),
-                          tokenizer, classes)
-        optimizer = torch.optim.Adam(teacher.model.parameters(), lr, fused=True)        # §4
+        model = build(checkpoint, len(classes), new_classifier=True).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)                # §4
         for epoch in range(epochs):
-            run_epoch += 1
-            if run_epoch < state["done"]:
-                continue
-            if run_epoch == state["done"]:
-                teacher.model.load_state_dict(state["model"])
+            number += 1
+            if number == state["done"]:
+                model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
+            if number <= state["done"]:
                 continue
-            torch.manual_seed(seed * 100003 + run_epoch)
-            began = time.monotonic()
-            loss = train_epoch(teacher.model, optimizer, encoded, targets, lr, epoch, epochs,
-                               batch_size)
+            torch.manual_seed(seed * 100003 + number)
+            loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
+            teacher = Teacher(model, tokenizer, classes)
             accuracy = evaluate(teacher, dev)
-            print(f"lr {lr:g}  epoch {epoch + 1}/{epochs}  loss {loss:.4f}  dev acc {accuracy:.4f}"
-                  f"  {time.monotonic() - began:.0f}s", flush=True)
+            print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
+                  f"dev acc {accuracy:.4f}", flush=True)
             if accuracy > state["best"]:
                 state["best"] = accuracy
                 save_teacher(folder + ".part", checkpoint, teacher, start)
-            state["done"] = run_epoch
-            state["model"] = teacher.model.state_dict()
-            state["optimizer"] = optimizer.state_dict()
-            save(state_path, {**state, "settings": settings})
+            state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
+                         settings=settings)
+            save(folder + ".training.pt", state)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(folder + ".part", folder)
-    os.remove(state_path)
+    os.remove(folder + ".training.pt")
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
     return folder
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
-                targets: Tensor, lr: float, epoch: int, epochs: int, batch_size: int) -> float:
+                targets: Tensor, lr: float, epoch: int, epochs: int) -> float:
     """One pass over the rows; targets are classes (N,) or logits (N, C). Returns the mean loss."""
     model.train()
     device = model.classifier.weight.device
     lengths = torch.tensor([len(row.ids) for row in encoded])
-    batches = shuffled_batches(lengths, batch_size)
+    batches = shuffled_batches(lengths, FINE_TUNING_BATCH)
     progress = Progress(f"fine-tuning, epoch {epoch + 1}", len(encoded))
     total_loss = 0.0
     for step, index in enumerate(batches):
@@ -430,22 +391,8 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
         progress.add(len(index))
     mean_loss = float(total_loss) / len(encoded)
     if not np.isfinite(mean_loss):
-        raise UserError(f"epoch {epoch + 1}: the loss is not finite; try a smaller --lr than {lr:g}")
+        raise UserError(f"the loss is not finite; try a smaller --lr than {lr:g}")
     return mean_loss
-
-
-def fine_tuning_data(data: str) -> tuple[list[Row], list[Row], list[str]]:
-    """The labelled rows for training and for evaluation, and the classes. Raises UserError."""
-    dev_path = find_dev(data)
-    if not dev_path:
-        print(f"note: no {dataset_stem(data)}.dev.tsv, so every tenth labelled row is held out")
-    train = [row for row in read_split(data, dev_path, "train") if row.label or row.logits]
-    dev = [row for row in read_split(data, dev_path, "dev") if row.label]
-    classes = sort_classes(read_columns(data).classes or {row.label for row in train})
-    if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
-        raise UserError(f"{data}: expected labels of at least two classes, and dev rows with the "
-                        f"same classes; found {', '.join(classes)[:100] or 'no labels'}")
-    return train, dev, classes
 
 
 def evaluate(teacher: Teacher, rows: list[Row]) -> float:
@@ -484,7 +431,7 @@ def read_checkpoint(folder: str) -> Checkpoint:
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
-    """8 bytes: the length of the header; the header in JSON: name -> dtype, shape, offsets; data."""
+    """The header's length in 8 bytes; the header in JSON, name -> dtype, shape, offsets; data."""
     with open(path, "rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         data = torch.from_numpy(np.memmap(f, np.uint8, "c", offset=f.tell()))
@@ -492,8 +439,7 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
     weights = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
-        tensor = data[start:end].clone().view(DTYPES[entry["dtype"]])
-        weights[name] = tensor.view(entry["shape"])
+        weights[name] = data[start:end].clone().view(DTYPES[entry["dtype"]]).view(entry["shape"])
     return weights
 
 
@@ -512,16 +458,14 @@ def rename_old_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False) -> Bert:
-    """A model with these weights; each has to find its place (strict)."""
+    """A model with these weights; strict: each must find its place."""
     model = Bert(checkpoint.config, num_classes)
     weights = dict(checkpoint.weights)
     if new_classifier:
         nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
         nn.init.zeros_(model.classifier.bias)
-        for name, weight in model.state_dict().items():
-            if name.startswith("classifier.") or name.startswith("bert.pooler."):
-                is_kept = name in weights and name.startswith("bert.pooler.")
-                weights[name] = weights[name] if is_kept else weight
+        weights["classifier.weight"] = model.classifier.weight
+        weights["classifier.bias"] = model.classifier.bias
     model.load_state_dict(weights, strict=True)
     return model
 
@@ -542,42 +486,34 @@ def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher, start: s
 
 
 # ---- Which teacher -------------------------------------------------------------------------------
-class DefaultTeacher(NamedTuple):
-    name: str           # on the hub
-    classes: list[str]  # what its outputs stand for; its config.json does not say
-
-
-BASE = "google-bert/bert-base-uncased"  # our choice, for a laptop; the paper's is bert-large-uncased
-DEFAULT_TEACHERS = {                    # our choice: BERT-base, fine-tuned on the task by others
-    "sst2": DefaultTeacher("textattack/bert-base-uncased-SST-2", ["0", "1"]),
-    "qqp": DefaultTeacher("textattack/bert-base-uncased-QQP", ["0", "1"]),
-    "mnli": DefaultTeacher("textattack/bert-base-uncased-MNLI",
-                           ["contradiction", "entailment", "neutral"])}
+BASE = "google-bert/bert-base-uncased"  # our choice: fits a laptop; the paper's is BERT-large
+DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # fine-tuned by others
+                    "qqp": "textattack/bert-base-uncased-QQP",
+                    "mnli": "textattack/bert-base-uncased-MNLI"}
+MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # that one's; its config.json lacks them
 
 
 def prepare_teacher(name: str | None, data: str, device: torch.device, fresh: bool = False) -> str:
-    """The folder of a teacher that can label the rows of `data`.
+    """The folder of a teacher that can label; a checkpoint without a classifier is fine-tuned (§4).
 
-    name: a folder or a name on the hub; default: STEM.teacher if it exists, else the default
-    teacher of the task, else BASE. A checkpoint without a classifier is fine-tuned (§4).
+    name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else by the stem.
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
-    if os.path.exists(own) and not fresh:
-        start = read_checkpoint(own).config.get("_name_or_path")
-        if name in (None, own, start):
-            print(f"using existing {own} (--fresh recomputes it)")
-            return own
-    if name is None and os.path.basename(stem) in DEFAULT_TEACHERS:
-        name = DEFAULT_TEACHERS[os.path.basename(stem)].name
-    folder = find_teacher(name or BASE)
+    own_exists = os.path.isdir(own) and not fresh
+    if name is None and own_exists:
+        name = own
+    folder = fetch_teacher(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
     if "classifier.weight" in read_checkpoint(folder).weights:
         return folder
-    if os.path.exists(own) and not fresh:
-        raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it, or "
-                        "add --fresh to replace it")
-    print(f"{folder} has no classifier: fine-tuning it on {stem}.tsv (§4)")
-    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES)
+    if own_exists:
+        start = read_checkpoint(own).config.get("_name_or_path")
+        if start != folder:
+            raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it,"
+                            " or add --fresh to replace it")
+        return own
+    print(f"{folder} has no classifier, so it is fine-tuned on {stem}.tsv")
+    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES, fresh=fresh)
 
 
 def load_teacher(folder: str, data: str, label_order: list[str] | None,
@@ -588,30 +524,24 @@ def load_teacher(folder: str, data: str, label_order: list[str] | None,
     with errors_in(weights_file(folder), "the weights that config.json describes"):
         model = build(checkpoint, num_classes).to(device)
     labels = {row.label for row in read_split(data, find_dev(data), "dev") if row.label}
-    classes = label_order or name_outputs(checkpoint.config, folder, labels, num_classes)
-    if len(set(classes)) != num_classes or not labels <= set(classes):
-        raise UserError(f"{folder}: {num_classes} outputs for {', '.join(classes)[:200]}, and the "
-                        f"labels are {', '.join(sort_classes(labels))[:200]}; --label-order a,b,... "
-                        "says what each output stands for")
+    config_names = list(checkpoint.config.get("id2label", {}).values())
+    if label_order:
+        classes = label_order
+    elif labels <= set(config_names):
+        classes = config_names
+    elif folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
+        classes = MNLI_OUTPUTS
+    else:
+        classes = sort_classes(labels)
+    if len(classes) != num_classes or not labels <= set(classes):
+        raise UserError(f"{folder}: {num_classes} outputs, but the classes are {classes} and the "
+                        f"labels {sort_classes(labels)}; --label-order a,b,... names the outputs")
     tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
     return Teacher(model, tokenizer, classes)
 
 
-def name_outputs(config: dict, folder: str, labels: set[str], num_classes: int) -> list[str]:
-    """What the outputs stand for: config.json, a default teacher's, or the labels in order."""
-    named = [str(name) for name in config.get("id2label", {}).values()]
-    if len(named) == num_classes and labels <= set(named):
-        return named
-    for teacher in DEFAULT_TEACHERS.values():
-        if folder.endswith(os.path.normpath(teacher.name)):
-            return teacher.classes
-    if len(labels) == num_classes:
-        return sort_classes(labels)
-    return [str(i) for i in range(num_classes)]
-
-
 # ---- Downloads -----------------------------------------------------------------------------------
-def find_teacher(name: str) -> str:
+def fetch_teacher(name: str) -> str:
     """A folder as it is; owner/name on the hub -> its folder in torch.hub's cache, downloaded once.
 
     (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
@@ -621,41 +551,38 @@ def find_teacher(name: str) -> str:
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
         raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
+    part = folder + ".part"
     if os.path.isdir(folder):
         return folder
-    part = folder + ".part"
     os.makedirs(part, exist_ok=True)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
-    for file in ("config.json", "vocab.txt"):
-        if not download(url + file, os.path.join(part, file)):
-            raise UserError(f"{url}{file}: not found; is {name} a BERT on the hub?")
-    if not download(url + "model.safetensors", os.path.join(part, "model.safetensors")):
-        download(url + "pytorch_model.bin", os.path.join(part, "pytorch_model.bin"))
+    download(url + "config.json", part)
+    download(url + "vocab.txt", part)
+    if not download(url + "model.safetensors", part):
+        download(url + "pytorch_model.bin", part)
     try:
         read_checkpoint(part)
     except UserError as error:
         shutil.rmtree(part)
-        raise UserError(f"{error}; the download was removed") from None
+        raise UserError(f"{url}: {error}; the download was removed") from None
     os.rename(part, folder)
     return folder
 
 
-def download(url: str, path: str, sha256: str | None = None) -> bool:
-    """torch.hub's download; False if there is no such file. An existing file is kept."""
+def download(url: str, folder: str, sha256: str | None = None) -> bool:
+    """A file into a folder, by torch.hub; False if there is no such file. Raises UserError."""
+    path = os.path.join(folder, os.path.basename(url))
     if os.path.exists(path):
         return True
     print(f"downloading {url}", flush=True)
     socket.setdefaulttimeout(30)  # seconds; torch.hub has none, and would wait for ever
     try:
         torch.hub.download_url_to_file(url, path, sha256, progress=sys.stderr.isatty())
-    except HTTPError as error:
-        if error.code == 404:
-            return False
-        raise UserError(f"{url}: {error}") from None
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{url}: {error}; without a network: --teacher FOLDER with config.json, "
-                        "vocab.txt and the weights of a BERT, or distill.py --logits FILE; "
-                        "sample.tsv needs none") from None
+        if isinstance(error, HTTPError) and error.code == 404:
+            return False
+        raise UserError(f"{url}: {error}; without a network: --teacher FOLDER takes a BERT on disk,"
+                        " --logits FILE a teacher's logits, and sample.tsv needs neither") from None
     return True
 
 
@@ -666,9 +593,8 @@ GLUE = {  # task: archive, its sha256, our ending -> member; the training rows c
     "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
             {".dev": "QQP/dev", ".test": "QQP/test", "": "QQP/train"}),
     "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
-             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched",
-              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched",
-              "": "MNLI/train"})}
+             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched", "": "MNLI/train",
+              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched"})}
 
 
 def fetch_glue(path: str) -> None:
@@ -677,20 +603,17 @@ def fetch_glue(path: str) -> None:
     if os.path.exists(path) or os.path.basename(stem) not in GLUE:
         return
     archive, sha256, members = GLUE[os.path.basename(stem)]
-    with errors_in(path), tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, archive)
-        if not download(GLUE_URL + archive, copy, sha256):
-            raise UserError(f"{path}: no such file, and {GLUE_URL}{archive} is no longer there")
-        with zipfile.ZipFile(copy) as z:
-            for ending, member in members.items():
-                if not os.path.exists(f"{stem}{ending}.tsv"):
-                    with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
-                        shutil.copyfileobj(rows, f)
+    with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
+        download(GLUE_URL + archive, folder, sha256)
+        with zipfile.ZipFile(os.path.join(folder, archive)) as z:
+            for ending, member in reversed(members.items()):
+                with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
+                    shutil.copyfileobj(rows, f)
 
 
 # ---- The command line ----------------------------------------------------------------------------
 def torchrun_rank() -> tuple[int, int]:
-    """This process' number and how many there are; 0, 1 without torchrun."""
+    """This process' number and the number of processes; 0, 1 without torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -707,40 +630,47 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     """Prepare the teacher and label the rows of `data`, unless `output` exists."""
     if os.path.exists(output) and not fresh:
         if name or label_order:
-            raise UserError(f"{output} exists, so --teacher and --label-order have no effect; leave "
-                            "them out, or add --fresh to recompute it")
+            raise UserError(f"{output} exists, so --teacher and --label-order have no effect; leave"
+                            " them out, or add --fresh to recompute it")
         print(f"using existing {output} (--fresh recomputes it)")
         return
     rank, world_size = torchrun_rank()
-    read_columns(data)
+    read_columns(data)  # before long work: is it a TSV?
     if device.type == "cuda" and world_size > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if rank == 0:
-        folder = prepare_teacher(name, data, device, fresh)
+        prepare_teacher(name, data, device, fresh)
     barrier()
-    if rank > 0:
-        folder = prepare_teacher(name, data, device)
+    folder = prepare_teacher(name, data, device)
+    if rank == 0:
+        print(f"using the teacher in {folder}")
     teacher = load_teacher(folder, data, label_order, device)
-    settings = {"rows": file_stamp(data), "teacher": file_stamp(weights_file(folder)),
-                "classes": teacher.classes}
-    label(data, output, teacher, settings, fresh)
+    settings = [file_stamp(data), file_stamp(weights_file(folder)), teacher.classes]
+    parts = f"{output}.{zlib.crc32(repr(settings).encode()):08x}.parts"
+    if rank == 0:
+        if fresh:
+            shutil.rmtree(parts, ignore_errors=True)
+        if os.path.isdir(parts):
+            print(f"resuming after {len(os.listdir(parts))} finished chunks of {CHUNK:,} rows")
+        elif data != find_dev(data):
+            check_teacher(teacher, data, dev_logits(output))
+        os.makedirs(parts, exist_ok=True)
+    barrier()
+    label(data, output, teacher, parts)
 
 
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("tsv", help="rows to label, or with --fine-tune labelled rows")
-    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: STEM.teacher "
-                        "if it exists, else by the name of the TSV)")
+    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
     parser.add_argument("--label-order", metavar="A,B,...", type=lambda text: text.split(","),
                         help="what the teacher's outputs stand for (default: as config.json says)")
     parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")
     parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
-                        help="for --fine-tune; default: 2e-5 3e-5 4e-5 5e-5, each in turn (§4)")
+                        help="of --fine-tune, each in turn (default: 2e-5 3e-5 4e-5 5e-5; §4)")
     parser.add_argument("--epochs", type=number_in(int, 1, 1000), default=3,
-                        help="for --fine-tune, at each rate; our choice, as BERT itself: 3")
-    parser.add_argument("--batch-size", type=number_in(int, 1, 4096), default=32,
-                        help="for --fine-tune; our choice, as BERT itself: 32")
-    parser.add_argument("--seed", type=int, default=0, help="for --fine-tune; default: 0")
+                        help="of --fine-tune, at each rate (our choice, as BERT itself: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of --fine-tune (default: 0)")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="recompute what exists")
     parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
@@ -750,11 +680,11 @@ def main() -> None:
     if not args.fine_tune:
         output = args.output or stem + ".logits.tsv"
         label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
-    elif os.path.exists(stem + ".teacher") and not args.fresh:
+    elif os.path.isdir(stem + ".teacher") and not args.fresh:
         raise UserError(f"{stem}.teacher exists; --fresh replaces it")
     else:
-        start = find_teacher(args.teacher or BASE)
-        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.batch_size, args.seed)
+        start = fetch_teacher(args.teacher or BASE)
+        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.seed, args.fresh)
 
 
 if __name__ == "__main__":
