@@ -568,10 +568,13 @@ class Parser(argparse.ArgumentParser):
 def number_in(kind: type, low: float, high: float) -> Callable[[str], float]:
     """An argparse type: a number of this kind from low to high."""
     def parse(text: str) -> float:
-        with errors_in(repr(text), f"a number from {low:g} to {high:g}"):
-            if not low <= kind(text) <= high:
-                raise ValueError("out of range")
-        return kind(text)
+        try:
+            number = kind(text)
+        except ValueError:
+            number = float("nan")
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}: {text}")
+        return number
     return parse
 
 

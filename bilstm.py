@@ -13,6 +13,7 @@ import gzip
 import io
 import os
 import sys
+import warnings
 from array import array
 from contextlib import nullcontext
 from itertools import islice
@@ -235,7 +236,8 @@ def save(path: str, state: dict) -> None:
 
 def load(path: str) -> dict:
     """torch.load with weights_only, which executes nothing. Raises UserError."""
-    with errors_in(path):
+    with errors_in(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about unusual pickles, which are refused below
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:

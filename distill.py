@@ -295,14 +295,16 @@ def label_transfer_set(args: argparse.Namespace) -> str:
         refuse_flags(args, logits, n_iter=args.n_iter, teacher=args.teacher)
         print(f"using existing {logits} (--fresh recomputes it)")
         return logits
-    print(f"\n== augment: python augment.py {args.data}")
-    if os.path.exists(transfer) and not args.fresh:
+    transfer_exists = os.path.exists(transfer) and not args.fresh
+    if transfer_exists:
         refuse_flags(args, transfer, n_iter=args.n_iter)
+    with atomic_write(stem + ".run") as f:
+        f.write(repr([args.n_iter, args.teacher]).encode())
+    print(f"\n== augment: python augment.py {args.data}")
+    if transfer_exists:
         print(f"using existing {transfer} (--fresh recomputes it)")
     else:
         make_transfer_set(args.data, transfer, args.n_iter)
-    with atomic_write(stem + ".run") as f:
-        f.write(repr([args.n_iter, args.teacher]).encode())
     print(f"\n== label: python teacher_logits.py {transfer}")
     label_file(transfer, logits, args.teacher, None, args.device, args.fresh)
     return logits

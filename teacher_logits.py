@@ -232,7 +232,7 @@ def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -
     with atomic_write(path) as f:
         f.write("\t".join(header).encode() + b"\n")
         for row, numbers in zip(rows, logits.tolist()):
-            cells = [*row.texts, row.label, *(f"{x:.6f}" for x in numbers)]
+            cells = [*row.texts, row.label, *(f"{x:.4f}" for x in numbers)]
             f.write("\t".join(cells).encode() + b"\n")
 
 
@@ -312,7 +312,7 @@ class Checkpoint(NamedTuple):
 
 
 def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[float],
-              epochs: int = 3, seed: int = 0, fresh: bool = False) -> str:
+              epochs: int = 3, seed: int = 0) -> str:
     """Train the checkpoint in the folder `start`; the best epoch on dev -> STEM.teacher.
 
     If the rows have logits, these are the targets: a teacher's assistant learns from its teacher.
@@ -332,7 +332,7 @@ def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
     settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "start": start,
                 "learning rates": learning_rates, "epochs": epochs, "seed": seed}
-    state = load_checkpoint(folder + ".training.pt", settings, fresh) or {"done": 0, "best": -1.0}
+    state = load_checkpoint(folder + ".training.pt", settings) or {"done": 0, "best": -1.0}
     number = 0  # of the epoch, counted over all learning rates
     for lr in learning_rates:
         torch.manual_seed(seed)
@@ -493,27 +493,26 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # fine-tuned 
 MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # that one's; its config.json lacks them
 
 
-def prepare_teacher(name: str | None, data: str, device: torch.device, fresh: bool = False) -> str:
+def prepare_teacher(name: str | None, data: str, device: torch.device) -> str:
     """The folder of a teacher that can label; a checkpoint without a classifier is fine-tuned (§4).
 
     name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else by the stem.
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
-    own_exists = os.path.isdir(own) and not fresh
-    if name is None and own_exists:
+    if name is None and os.path.isdir(own):
         name = own
     folder = fetch_teacher(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
     if "classifier.weight" in read_checkpoint(folder).weights:
         return folder
-    if own_exists:
+    if os.path.isdir(own):
         start = read_checkpoint(own).config.get("_name_or_path")
         if start != folder:
             raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it,"
-                            " or add --fresh to replace it")
+                            " or remove it first")
         return own
     print(f"{folder} has no classifier, so it is fine-tuned on {stem}.tsv")
-    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES, fresh=fresh)
+    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES)
 
 
 def load_teacher(folder: str, data: str, label_order: list[str] | None,
@@ -593,8 +592,9 @@ GLUE = {  # task: archive, its sha256, our ending -> member; the training rows c
     "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
             {".dev": "QQP/dev", ".test": "QQP/test", "": "QQP/train"}),
     "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
-             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched", "": "MNLI/train",
-              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched"})}
+             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched",
+              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched",
+              "": "MNLI/train"})}
 
 
 def fetch_glue(path: str) -> None:
@@ -606,9 +606,10 @@ def fetch_glue(path: str) -> None:
     with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
         download(GLUE_URL + archive, folder, sha256)
         with zipfile.ZipFile(os.path.join(folder, archive)) as z:
-            for ending, member in reversed(members.items()):
-                with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
-                    shutil.copyfileobj(rows, f)
+            for ending, member in members.items():
+                if not os.path.exists(f"{stem}{ending}.tsv"):
+                    with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
+                        shutil.copyfileobj(rows, f)
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -639,7 +640,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     if device.type == "cuda" and world_size > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if rank == 0:
-        prepare_teacher(name, data, device, fresh)
+        prepare_teacher(name, data, device)
     barrier()
     folder = prepare_teacher(name, data, device)
     if rank == 0:
@@ -672,7 +673,7 @@ def main() -> None:
                         help="of --fine-tune, at each rate (our choice, as BERT itself: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of --fine-tune (default: 0)")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
-    parser.add_argument("--fresh", action="store_true", help="recompute what exists")
+    parser.add_argument("--fresh", action="store_true", help="label again what is labelled")
     parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -680,11 +681,11 @@ def main() -> None:
     if not args.fine_tune:
         output = args.output or stem + ".logits.tsv"
         label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
-    elif os.path.isdir(stem + ".teacher") and not args.fresh:
-        raise UserError(f"{stem}.teacher exists; --fresh replaces it")
+    elif os.path.isdir(stem + ".teacher"):
+        raise UserError(f"{stem}.teacher exists; remove it first to train another")
     else:
         start = fetch_teacher(args.teacher or BASE)
-        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.seed, args.fresh)
+        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.seed)
 
 
 if __name__ == "__main__":
