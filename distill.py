@@ -293,7 +293,7 @@ def label_transfer_set(args: argparse.Namespace) -> str:
     logits = stem + ".logits.tsv"
     if os.path.exists(logits) and not args.fresh:
         refuse_flags(args, logits, n_iter=args.n_iter, teacher=args.teacher)
-        print(f"using existing {logits} (--fresh recomputes it)")
+        label_file(transfer, logits, None, None, args.device)
         return logits
     transfer_exists = os.path.exists(transfer) and not args.fresh
     if transfer_exists:

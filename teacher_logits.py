@@ -10,6 +10,7 @@ of a checkpoint, downloads, the command line. Left out: other models, half preci
 
 Shapes: B batch, T tokens of the longest row, D hidden size, C classes.
 """
+import glob
 import json
 import os
 import re
@@ -263,8 +264,14 @@ def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
                     if path == chunks[0]:
                         f.write(header)
                     shutil.copyfileobj(part, f)
-        shutil.rmtree(parts)
+        remove_parts(output)
         print(f"wrote {output}")
+
+
+def remove_parts(output: str) -> None:
+    """When the output is complete, its chunks are not needed."""
+    for parts in glob.glob(glob.escape(output) + ".*.parts"):
+        shutil.rmtree(parts)
 
 
 def check_teacher(teacher: Teacher, data: str, output: str) -> None:
@@ -418,6 +425,8 @@ def read_checkpoint(folder: str) -> Checkpoint:
         config = {"layer_norm_eps": 1e-12, **json.load(f)}
         if config["model_type"] != "bert" or config["hidden_act"] != "gelu":
             raise ValueError(f"model_type {config['model_type']}, {config['hidden_act']}")
+        if config["hidden_size"] % config["num_attention_heads"]:
+            raise ValueError("hidden_size is no multiple of num_attention_heads")
     path = os.path.join(folder, "vocab.txt")
     with errors_in(path, "a token a line"), open(path, encoding="utf-8", newline="\n") as f:
         vocabulary = [line.rstrip("\r\n") for line in f]
@@ -634,6 +643,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
             raise UserError(f"{output} exists, so --teacher and --label-order have no effect; leave"
                             " them out, or add --fresh to recompute it")
         print(f"using existing {output} (--fresh recomputes it)")
+        remove_parts(output)
         return
     rank, world_size = torchrun_rank()
     read_columns(data)  # before long work: is it a TSV?
