@@ -313,6 +313,7 @@ FINE_TUNING_BATCH = 32                     # our choice, as BERT itself; likewis
 
 
 class Checkpoint(NamedTuple):
+    folder: str
     config: dict                # config.json
     vocabulary: list[str]       # vocab.txt
     weights: dict[str, Tensor]  # model.safetensors or pytorch_model.bin
@@ -360,7 +361,7 @@ def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[
                   f"dev acc {accuracy:.4f}", flush=True)
             if accuracy > state["best"]:
                 state["best"] = accuracy
-                save_teacher(folder + ".part", checkpoint, teacher, start)
+                save_teacher(folder + ".part", checkpoint, teacher)
             state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
                          settings=settings)
             save(folder + ".training.pt", state)
@@ -436,7 +437,7 @@ def read_checkpoint(folder: str) -> Checkpoint:
     path = weights_file(folder)
     with errors_in(path, "the weights of a BERT"):
         weights = load(path) if path.endswith(".bin") else read_safetensors(path)
-        return Checkpoint(config, vocabulary, rename_old_keys(weights))
+        return Checkpoint(folder, config, vocabulary, rename_old_keys(weights))
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
@@ -475,16 +476,17 @@ def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False
         nn.init.zeros_(model.classifier.bias)
         weights["classifier.weight"] = model.classifier.weight
         weights["classifier.bias"] = model.classifier.bias
-    model.load_state_dict(weights, strict=True)
+    with errors_in(weights_file(checkpoint.folder), "the weights that config.json describes"):
+        model.load_state_dict(weights, strict=True)
     return model
 
 
-def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher, start: str) -> None:
+def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher) -> None:
     """The three files, as --teacher and the transformers library read them."""
     names = {str(i): name for i, name in enumerate(teacher.classes)}
     config = {**checkpoint.config, "architectures": ["BertForSequenceClassification"],
               "id2label": names, "label2id": {name: int(i) for i, name in names.items()},
-              "_name_or_path": start}
+              "_name_or_path": checkpoint.folder}
     os.makedirs(folder, exist_ok=True)
     with atomic_write(os.path.join(folder, "config.json")) as f:
         f.write(json.dumps(config, indent=1).encode())
@@ -529,8 +531,7 @@ def load_teacher(folder: str, data: str, label_order: list[str] | None,
     """A model that can label, its tokenizer, and what its outputs stand for. Raises UserError."""
     checkpoint = read_checkpoint(folder)
     num_classes = len(checkpoint.weights["classifier.weight"])
-    with errors_in(weights_file(folder), "the weights that config.json describes"):
-        model = build(checkpoint, num_classes).to(device)
+    model = build(checkpoint, num_classes).to(device)
     labels = {row.label for row in read_split(data, find_dev(data), "dev") if row.label}
     config_names = list(checkpoint.config.get("id2label", {}).values())
     if label_order:

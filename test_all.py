@@ -220,8 +220,8 @@ def attempts(sentences, n, rates):
 
 def has_shares(counts, n, expected):
     """Is nothing else drawn than expected, and each about as often as expected of n draws?"""
-    assert counts.total() == n and counts.keys() <= expected.keys()
-    return all(is_share(counts[x], n, p) for x, p in expected.items())
+    return counts.keys() <= expected.keys() and all(
+        is_share(counts[x], n, p) for x, p in expected.items())
 
 
 def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
@@ -230,19 +230,15 @@ def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
         for i, word in enumerate(TEN):
             expected = {MASK: mask, word.upper(): pos, word: 1 - mask - pos}
             assert has_shares(Counter(row[0][i] for row in rows), 2000, expected)
+    assert attempts([[MASK]], 20, Rates(0, 1, 0)) == [[[MASK]]] * 20  # a mask stays a mask
 
 
 def test_a_replacement_is_drawn_by_its_frequency_within_the_tag():
     nouns = ["film"] * 60 + ["plot"] * 25 + [MASK] * 9 + ["actor"] * 10 + ["score"] * 5
-    row = augment.TaggedRow([["see"], nouns], [["VB"], ["NN"] * 109])
-    corpus = augment.index_by_tag([row])
+    corpus = augment.index_by_tag([augment.TaggedRow([["see"], nouns], [["VB"], ["NN"] * 109])])
     rng = Random(0)
     drawn = Counter(augment.same_tag_word("NN", corpus, rng) for _ in range(10000))
     assert has_shares(drawn, 10000, {"film": 0.6, "plot": 0.25, "actor": 0.1, "score": 0.05})
-
-
-def test_a_mask_in_the_input_stays_a_mask():
-    assert attempts([["zero", MASK]], 20, Rates(0, 1, 0)) == [[["ZERO", MASK]]] * 20
 
 
 def test_n_is_uniform_from_1_to_5_and_each_start_is_as_likely():
@@ -278,7 +274,6 @@ def test_each_altered_sentence_of_a_pair_draws_its_own_n_gram():
     rows = attempts([TEN, TEN], 9000, Rates(0, 0, 0.5))[2::3]
     seen = Counter((first != TEN, second != TEN) for first, second in rows)
     assert has_shares(seen, 3000, dict.fromkeys(itertools.product([True, False], repeat=2), 0.25))
-    assert sum(first == second != TEN for first, second in rows) < 0.1 * seen[True, True]
 
 
 # ---- augment.py: the transfer set ----------------------------------------------------------------
@@ -289,7 +284,6 @@ PAIRS = ["sentence1\tsentence2\tlabel", *map("\t".join, zip(TEXTS, TEXTS[3:], "a
 
 
 def transfer_set(lines, **settings):
-    """The lines of the transfer set that is made of these lines."""
     source = write(new_folder(), "x.tsv", lines)
     with contextlib.redirect_stdout(io.StringIO()):
         augment.make_transfer_set(source, source + ".out", **settings)
@@ -306,8 +300,6 @@ def test_the_rows_come_first_as_they_are_then_new_rows_without_a_label():
         for *texts, label in [line.split("\t") for line in new]:
             assert label == "" and len(texts) == len(originals[0]) and texts not in originals
             assert [" ".join(tokenize(text)) for text in texts] == texts != ["a fine film"]
-    lines = ["sentence\tlabel", "a b\t1", "b\t1", "A\t1"]  # its n-grams stand later in the file
-    assert transfer_set(lines, n_iter=99, rates=Rates(0, 0, 1)) == lines
 
 
 def test_the_defaults_are_those_of_the_paper_with_20_attempts_and_10_for_pairs():
@@ -318,13 +310,11 @@ def test_the_defaults_are_those_of_the_paper_with_20_attempts_and_10_for_pairs()
             assert call(augment, path, *arguments)[::2] == (0, "")
             made = read(path.replace(".tsv", ".transfer.tsv")).decode().splitlines()
             assert made == transfer_set(lines, n_iter=n, rates=Rates(*rates))
-        assert transfer_set(lines) == transfer_set(lines, n_iter=n_iter, seed=0)
 
 
 def test_one_seed_gives_one_transfer_set():
     path = write(new_folder(), "x.tsv", SINGLES)
-    with mock.patch.dict(ENV, PYTHONHASHSEED="1"):  # in another process, sets in another order
-        run("augment.py", path, "--seed", 7, "-o", path + ".out")
+    run("augment.py", path, "--seed", 7, "-o", path + ".out")  # its sets have another order
     assert read(path + ".out").decode().splitlines() == transfer_set(SINGLES, seed=7)
     assert transfer_set(SINGLES, seed=7) != transfer_set(SINGLES, seed=8)
 
@@ -340,13 +330,11 @@ def test_augment_sentence_gives_the_variants_of_one_sentence():
 # ---- augment.py: rows and words of a TSV ---------------------------------------------------------
 def test_the_columns_of_every_task_are_found_by_their_names():
     for header, line, texts, label, logits in [
-            ("sentence|label", "a film |1", "a film ", "1", ()),
-            ("index|sentence", "0|a film", "a film", "", ()),
+            ("sentence|label", "a|1 ", "a", "1", ()), ("hypothesis|premise", "b|a", "a|b", "", ()),
             ("sentence1|sentence2|label1|gold_label", "a|b|no|yes", "a|b", "yes", ()),
             ("qid1|question1|question2|is_duplicate", '7|"""Bo|"Bo"?|1', '"""Bo|"Bo"?', "1", ()),
             ("Quality|#1 ID|#2 ID|#1 String|#2 String", "0|1|2|a|b", "a|b", "0", ()),
             ("index|question|sentence|label", "0|a|b|entailment", "a|b", "entailment", ()),
-            ("hypothesis|premise|label", "b|a| 1 ", "a|b", "1", ()),
             ("logit_1|sentence|logit_0|label", "-1.5|a|2e-1|1", "a", "1", (-1.5, 0.2))]:
         path = write(new_folder(), "x.tsv", f"{header}\n{line}\n".replace("|", "\t"))
         assert list(read_rows(path)) == [(2, tuple(texts.split("|")), label, logits)]
@@ -376,19 +364,16 @@ def test_every_tenth_labelled_row_is_held_out_unless_there_is_a_dev_file():
     path = write(new_folder(), "x.tsv", lines)
     rows = list(read_rows(path))
     held_out = [row for row in rows if row.label][9::10]
-    assert list(augment.read_split(path, None, "dev")) == held_out
-    train = [row for row in rows if row not in held_out]
-    assert list(augment.read_split(path, None, "train")) == train
+    splits = [list(augment.read_split(path, None, split)) for split in ("dev", "train")]
+    assert splits == [held_out, [row for row in rows if row not in held_out]]
     dev = write(new_folder(), "y.tsv", ["sentence", "d"])
-    assert list(augment.read_split(path, dev, "dev")) == list(read_rows(dev))
-    assert list(augment.read_split(path, dev, "train")) == rows
+    splits = [list(augment.read_split(path, dev, split)) for split in ("dev", "train")]
+    assert splits == [list(read_rows(dev)), rows]
 
 
 def test_classes_are_in_the_order_of_numbers_of_glue_or_of_their_names():
-    for labels, order in [("1 0 1", "0 1"), ("10 9 2", "2 9 10"), ("pos neg", "neg pos"),
-                          ("contradiction neutral entailment", "entailment neutral contradiction"),
-                          ("not_entailment entailment", "entailment not_entailment")]:
-        assert augment.sort_classes(labels.split()) == order.split()
+    for labels in ["2 9 10", "neg pos", "entailment neutral contradiction"]:
+        assert augment.sort_classes(reversed(labels.split() * 2)) == labels.split()
 
 
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
@@ -401,9 +386,9 @@ def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
             ("dogs' \"quoted\" ``so'' it", "dogs ' \" quoted \" `` so '' it"),
             ("2,500.50 1:30 $5, 50% 1,a", "2,500.50 1:30 $ 5 , 50 % 1 , a"),
             ("wow!!! what?! wait... a--b; r&b", "wow !!! what ?! wait ... a -- b ; r&b"),
-            ("[MASK][mask]'s ([MASK]).", "[MASK] [MASK] 's ( [MASK] ) .")]:
+            ("[MASK][mask]'s ([MASK]).", "[MASK] [MASK] 's ( [MASK] ) ."),
+            ("so, " * 400, "so , " * 256)]:  # MAX_WORDS
         assert tokenize(text) == words.split()
-    assert tokenize("so, " * 400) == ["so", ","] * 256  # MAX_WORDS
 
 
 def test_text_that_is_split_already_does_not_change():
@@ -430,13 +415,11 @@ def test_the_tagger_finds_the_best_of_all_tag_sequences():
         "> V\tD 3 EDGE 4", "the\tD 6", "they\tP 5", "fish\tN 4 V 4", "barking\tN 2", "swim\tV 4"]))
     prior = {"D": 6 / 25, "P": 5 / 25, "N": 6 / 25, "V": 8 / 25}
     assert abs(tagger.transition["D"]["N"] - 1000 * math.log((6 + prior["N"]) / 7)) < 0.6
-    for word, steps in [("xing", ["DPNNVV", "N", "N", "N", ""]),  # a tag for each word alike
-                        ("swim", ["DPNNVV", "V", "V", "V", "VVVV"])]:
-        p = prior
-        for tags in steps:  # smoothed by one more observation, which is distributed as p
-            p = {tag: (tags.count(tag) + p[tag]) / (len(tags) + 1) for tag in p}
-        for tag, score in tagger.tag_scores(word):
-            assert abs(score - 1000 * math.log(p[tag] / prior[tag])) < 0.6
+    p = prior  # of "fish": its shape, its last 1, 2 and 3 letters, the word
+    for tags in ["DPNNVV", "NV", "NV", "NV", "NNNNVVVV"]:
+        p = {tag: (tags.count(tag) + p[tag]) / (len(tags) + 1) for tag in p}
+    for tag, score in tagger.tag_scores("fish"):
+        assert p[tag] > 0.1 and abs(score - 1000 * math.log(p[tag] / prior[tag])) < 0.6
     for words in itertools.product(["the", "they", "fish", "swim", "xing"], repeat=4):
         scores = {}
         for choice in itertools.product(*map(tagger.tag_scores, words)):
@@ -472,16 +455,16 @@ def test_a_file_is_replaced_when_it_is_complete_and_not_before():
     with raises(KeyboardInterrupt), augment.atomic_write(path) as f:
         f.write(b"half")
         raise KeyboardInterrupt
+    assert read(path) == b"old" and os.listdir(os.path.dirname(path)) == ["x"]
     with augment.atomic_write(path) as f:
-        assert read(path) == b"old" and len(os.listdir(os.path.dirname(path))) == 2
-        f.write(b"new")
-    assert read(path) == b"new" and os.listdir(os.path.dirname(path)) == ["x"]
+        f.write(b"new" * 9999)
+        assert read(path) == b"old"
+    assert read(path) == b"new" * 9999 and os.listdir(os.path.dirname(path)) == ["x"]
 
 
 def test_an_error_while_a_file_is_read_names_the_file():
-    for error, text in [(OSError(28, "No space left"), "x.tsv: No space left; expected rows"),
-                        (EOFError("cut\n short"), "x.tsv: cut short; expected rows"),
-                        (UserError("y.tsv, line 3"), "y.tsv, line 3")]:
+    for error, text in [(OSError(28, "disk full"), "x.tsv: disk full; expected rows"),
+                        (EOFError("a\n b"), "x.tsv: a b; expected rows"), (UserError("y"), "y")]:
         with raises(UserError, text), augment.errors_in("x.tsv", "rows"):
             raise error
 
@@ -491,8 +474,7 @@ def test_progress_shows_rate_and_remaining_time_on_a_terminal_and_nothing_elsewh
     for is_terminal, expected in [(True, line + "\r\033[K"), (False, "")]:
         screen = io.StringIO()
         screen.isatty = lambda: is_terminal
-        clock = iter([0, 1, 2]).__next__
-        with mock.patch("sys.stderr", screen), mock.patch("time.monotonic", clock):
+        with mock.patch("sys.stderr", screen), mock.patch("time.monotonic", side_effect=[0, 1, 2]):
             progress = augment.Progress("epoch 1", 1000)
             progress.add(250)
             progress.add(750)  # when all is done, the line is erased
@@ -500,22 +482,19 @@ def test_progress_shows_rate_and_remaining_time_on_a_terminal_and_nothing_elsewh
 
 
 def test_a_mistake_ends_a_script_with_2_ctrl_c_with_130_and_a_closed_pipe_with_1():
-    for error, text in [(UserError("x.tsv, line 3: wrong"), "x.tsv, line 3: wrong"),
-                        (OSError(28, "No space left", "x.pt"), "x.pt: No space left")]:
-        with mock.patch.object(augment, "main", side_effect=error):
-            expect_error(call(augment), text)
+    with mock.patch.object(augment, "main", side_effect=UserError("x.tsv, line 3: wrong")):
+        assert call(augment) == (2, "", "error: x.tsv, line 3: wrong\n")
     with mock.patch.object(augment, "main", side_effect=KeyboardInterrupt):
         assert call(augment) == (130, "", "\nstopped: what is finished is kept\n")
-    code = "import augment; augment.run(lambda: print('x' * 100000), 'kept')"
-    done = subprocess.run(f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}',
-                          shell=True, executable="bash", cwd=HERE, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"x", b"")
+    code = 'import augment; augment.run(lambda: print("x" * 10 ** 6), "kept")'
+    command = ["bash", "-c", f"{sys.executable} -c '{code}' | true; exit $PIPESTATUS"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_help_closes_with_examples_and_augment_needs_neither_numpy_nor_torch():
-    code = ("import sys; sys.modules.update(numpy=None, torch=None); import augment; "
-            "sys.argv[1:] = ['--help']; augment.main()")
-    help_text = subprocess.check_output([sys.executable, "-c", code], cwd=HERE, env=ENV).decode()
+    code = "import sys; sys.modules.update(numpy=None, torch=None); import augment; augment.main()"
+    help_text = subprocess.check_output([sys.executable, "-c", code, "--help"], cwd=HERE).decode()
     assert help_text.index("--seed SEED") < help_text.index("python augment.py sst2.tsv")
     assert help_text.rstrip().endswith(augment.__doc__.rstrip()[-200:])
 
@@ -585,11 +564,9 @@ def test_the_students_of_the_paper_have_963_002_and_2_406_002_parameters():
 def test_one_channel_is_trained_and_the_other_stays_as_it_was():
     vectors = torch.randn(5, 4)
     model = BiLSTM(vectors.clone(), 2, 3, 50)
-    assert torch.equal(model.trained.weight, vectors)
     model((torch.tensor([[1, 2, 3]]), torch.tensor([3]))).square().sum().backward()
     torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
-    moved = (model.trained.weight != vectors).any(dim=1)
-    assert moved.tolist() == [False, True, True, True, False]
+    assert (model.trained.weight != vectors).any(dim=1).tolist() == [0, 1, 1, 1, 0]
     assert torch.equal(model.frozen.weight, vectors)
 
 
@@ -605,9 +582,8 @@ def test_dropout_works_in_training_alone():
 def test_a_word_that_the_vocabulary_lacks_is_read_as_the_mask():
     texts = ["A zyzzyva film", "a [MASK] film", "", "film"]
     sentences = encode_texts(texts, {MASK: 0, "a": 1, "film": 2}, CPU)
-    ids, lengths = sentences.batch(torch.tensor([3, 0, 2, 1]))
-    assert ids.tolist() == [[2, 0, 0], [1, 0, 2], [0, 0, 0], [1, 0, 2]]
-    assert lengths.tolist() == [1, 3, 1, 3]
+    batch = [part.tolist() for part in sentences.batch(torch.tensor([3, 0, 2, 1]))]
+    assert batch == [[[2, 0, 0], [1, 0, 2], [0, 0, 0], [1, 0, 2]], [1, 3, 1, 3]]
 
 
 def test_an_epoch_has_each_row_once_in_random_batches_of_similar_length():
@@ -627,32 +603,25 @@ def test_prediction_reads_the_longest_rows_first_in_batches_within_a_budget_of_t
     assert [batch.tolist() for batch in batches] == [[6], [1], [3, 4, 0], [5, 2]]
 
 
-VECTORS = {"the": [0.5, -1.25, 3.0], "Film": [1, 2, 3], "film": [4, 5, 6], "FILM": [7, 8, 9],
-           "Paris": [0.125, 0, -8], "été": [-0.5, 0.25, 2]}
-
-
-def vector_files(vectors):
-    """(path, content) in each format, and the same compressed."""
-    text = "".join(f"{word} {' '.join(map(str, v))}\n" for word, v in vectors.items()).encode()
-    words = [word.encode() + b" " + np.array(v, "<f4").tobytes() for word, v in vectors.items()]
-    head = b"6 3\n"
-    files = [("glove.txt", text + b"film x.com 1 2 3\n"),  # a word with a blank
-             ("word2vec.txt", head + text),
+def vector_files(order):
+    head, text, binary = b"6 3\n", b"", []
+    for word, v in order([("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]),
+                          ("FILM", [7, 8, 9]), ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]):
+        binary.append(word.encode() + b" " + np.array(v, "<f4").tobytes())
+        text += f"{word} {' '.join(map(str, v))}\n".encode()
+    files = [("glove.txt", text + b"film x.com 1 2 3\n"), ("word2vec.txt", head + text),
              ("fasttext.vec", (head + text).replace(b"\n", b" \n")),
-             ("word2vec.bin", head + b"".join(words)), ("lines.bin", head + b"\n".join(words))]
+             ("word2vec.bin", head + b"".join(binary)), ("lines.bin", head + b"\n".join(binary))]
     return files + [(name + ".gz", gzip.compress(content)) for name, content in files]
 
 
 def test_vectors_are_read_from_every_format_and_refused_when_the_file_is_cut_short():
-    for vectors in (VECTORS, dict(reversed(VECTORS.items()))):
-        for name, content in vector_files(vectors):
-            wanted = {"the", "été", "film", "paris", "absent"}  # Paris serves for paris
-            found = bilstm.read_vectors(write(new_folder(), name, content), wanted)
-            assert {word: vector.tolist() for word, vector in found.items()} == {
-                "the": [0.5, -1.25, 3], "été": [-0.5, 0.25, 2], "film": [4, 5, 6],
-                "paris": [0.125, 0, -8]}, name
-            with raises(UserError, name, "expected word vectors"):
-                bilstm.read_vectors(write(new_folder(), name, content[:-6]), wanted)
+    expected = {"the": [0.5, -1.25, 3], "été": [-1, 2, 0.25], "film": [4, 5, 6], "paris": [0, 0, 8]}
+    for name, content in vector_files(list) + vector_files(reversed):
+        found = bilstm.read_vectors(write(new_folder(), name, content), {*expected, "absent"})
+        assert {word: vector.tolist() for word, vector in found.items()} == expected, name
+        with raises(UserError, name, "expected word vectors"):
+            bilstm.read_vectors(write(new_folder(), name, content[:-6]), {*expected})
 
 
 # ---- bilstm.py: the student's file, prediction ---------------------------------------------------
@@ -667,12 +636,11 @@ def test_a_saved_student_comes_back_and_equal_students_are_equal_files():
     for pair in (False, True):
         path, student = saved_student(pair)
         loaded = bilstm.load_student(path, "cpu")
-        bilstm.save_student(path + ".again", student)
-        assert read(path) == read(path + ".again") == read(saved_student(pair)[0])
+        bilstm.save_student(path + ".again", saved_student(pair)[1])
+        assert read(path) == read(path + ".again")
         assert loaded[1:] == student[1:] and not loaded.model.frozen.weight.requires_grad
-        sides = some_rows(pair)[1]
-        logits = bilstm.predict_logits(student.model, sides)
-        assert torch.equal(bilstm.predict_logits(loaded.model, sides), logits)
+        logits = bilstm.predict_logits(student.model, some_rows(pair)[1])
+        assert torch.equal(bilstm.predict_logits(loaded.model, some_rows(pair)[1]), logits)
 
 
 def test_a_malicious_pickle_in_place_of_a_student_executes_nothing():
@@ -714,7 +682,7 @@ def test_a_submission_answers_every_row_and_a_labelled_tsv_is_scored():
     gold = [labels[0], "-", "", *labels[3:-1], "neither"]  # the first two rows are invalid
     tsv = write(new_folder(), "x.tsv", ["sentence\tlabel", *map("\t".join, zip(texts, gold))])
     for arguments in ([], ["-o", tsv + ".out"]):
-        assert call(bilstm, path, tsv, *arguments)[2].endswith("accuracy 0.8750 on 8 labelled rows\n")
+        assert "accuracy 0.8750 on 8 labelled rows\n" in call(bilstm, path, tsv, *arguments)[2]
     expected = [f"{i}\t{label}" for i, label in enumerate(labels)]
     assert read(tsv + ".out").decode().splitlines() == ["index\tprediction", *expected]
 # ---- teacher_logits.py: BERT (§3.1) --------------------------------------------------------------
@@ -807,17 +775,6 @@ def test_a_long_row_loses_tokens_of_its_longer_sentence_then_in_turns():
     assert len(teacher_logits.WordPiece(TINY_VOCABULARY, 64).encode(("warm " * 99,)).ids) == 64
 
 
-def test_both_forms_of_weights_and_old_names_give_the_same_logits():
-    source = tiny_teacher(new_folder())
-    old = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.arange(64)}
-    for name, weight in weights_of(source).items():
-        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").removeprefix("bert.")
-        old[name.replace("LayerNorm.bias", "LayerNorm.beta")] = weight
-    expected = teacher_says(source, ("a fine film",))
-    for folder in (tiny_teacher(new_folder(), form="safetensors"), with_weights(old)):
-        assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
-
-
 def test_a_missing_extra_misshapen_or_malicious_weight_is_an_error_and_executes_nothing():
     weights = weights_of(tiny_teacher(new_folder()))
     missing = {name: w for name, w in weights.items() if name != "bert.pooler.dense.bias"}
@@ -878,48 +835,49 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
 
 
 # ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
+ENCODER = tiny_teacher(new_folder(), classes=0, hidden_size=64, num_hidden_layers=1)
+
+
 def reviews_with_dev(folder, rows=40):
     write(folder, "x.dev.tsv", reviews(20, 2, logits=False))
     return write(folder, "x.tsv", reviews(rows, 1, logits=False))
 
 
 @lru_cache
-def encoder():
-    """A BERT without a classifier."""
-    return tiny_teacher(new_folder(), classes=0, hidden_size=64, num_hidden_layers=1)
-
-
-@lru_cache
 def good_teacher():
     """A teacher that was fine-tuned on made-up reviews."""
     data = reviews_with_dev(new_folder(), rows=300)
-    succeed(teacher_logits, data, "--fine-tune", "--teacher", encoder(), "--lr", 0.01,
+    succeed(teacher_logits, data, "--fine-tune", "--teacher", ENCODER, "--lr", 0.01,
             "--epochs", 6, "--device", "cpu")
     return data.replace("x.tsv", "x.teacher")
 
 
 def test_fine_tuning_learns_a_simple_rule_and_its_teacher_labels():
     folder = os.path.dirname(good_teacher())
-    assert json.loads(read(good_teacher(), "config.json"))["id2label"] == {"0": "0", "1": "1"}
     assert "using the teacher in " + good_teacher() in succeed(teacher_logits, folder + "/x.tsv")
     assert teacher_logits.logits_accuracy(folder + "/x.dev.logits.tsv")[0] > 0.9
+    assert json.loads(read(good_teacher(), "config.json"))["id2label"] == {"0": "0", "1": "1"}
 
 
-def test_each_learning_rate_starts_from_the_checkpoint_and_the_best_epoch_is_kept():
+def test_an_encoder_is_fine_tuned_at_each_rate_without_the_held_out_rows_and_its_best_epoch_kept():
+    lines = [f"film\t{'' if i % 3 == 2 else i % 2}\t{i}\t0" for i in range(30)]
+    data = write(new_folder(), "x.tsv", ["sentence\tlabel\tlogit_0\tlogit_1", *lines])
+    held_out = [13, 28]  # the 10th and the 20th of the labelled rows 0, 1, 3, 4, 6, 7, ...
     seen = []
 
     def train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs):
+        assert targets[:, 0].tolist() == [i for i in range(30) if i not in held_out]
         seen.append((type(optimizer), lr, float(model.classifier.bias[0])))
         model.classifier.bias.data += 1
         return 0.0
 
-    folder, adam = new_folder(), torch.optim.Adam
-    evaluate = mock.Mock(side_effect=[0.5, 0.9, 0.7, 0.9])
+    evaluate = mock.Mock(side_effect=[0.5, 0.6, 0.7, 0.6, 0.9, 0.8, 0.9] + [0.5] * 5)
     with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, evaluate=evaluate):
-        succeed(teacher_logits, reviews_with_dev(folder), "--fine-tune", "--teacher", encoder(),
-                "--lr", 0.1, 0.2, "--epochs", 2)
-    assert seen == [(adam, 0.1, 0), (adam, 0.1, 1), (adam, 0.2, 0), (adam, 0.2, 1)]
-    assert weights_of(folder + "/x.teacher")["classifier.bias"].tolist() == [2, 2]
+        succeed(teacher_logits, data, "--teacher", ENCODER)
+    rates = [2e-5, 3e-5, 4e-5, 5e-5]
+    assert seen == [(torch.optim.Adam, lr, epoch) for lr in rates for epoch in range(3)]
+    assert weights_of(data[:-4] + ".teacher")["classifier.bias"].tolist() == [2, 2]
+    assert [row.logits[0] for row in evaluate.call_args.args[1]] == held_out
 
 
 def test_fine_tuning_on_logits_takes_their_squared_distance_at_a_rate_that_rises_and_falls():
@@ -943,31 +901,7 @@ def test_fine_tuning_on_logits_takes_their_squared_distance_at_a_rate_that_rises
     assert is_near(norms, [1.0] * 20, 1e-3)  # clipped
 
 
-def test_fine_tuning_trains_on_logits_and_not_on_every_tenth_labelled_row():
-    lines = [f"film\t{'' if i % 3 == 2 else i % 2}\t{i}\t0" for i in range(30)]
-    data = write(new_folder(), "x.logits.tsv", ["sentence\tlabel\tlogit_0\tlogit_1", *lines])
-    train_epoch, evaluate = mock.Mock(return_value=0.0), mock.Mock(return_value=0.5)
-    with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, evaluate=evaluate):
-        succeed(teacher_logits, data, "--fine-tune", "--teacher", encoder(), "--epochs", 1)
-    targets = train_epoch.call_args.args[3]
-    held_out = [13, 28]  # the 10th and the 20th of the labelled rows 0, 1, 3, 4, 6, 7, ...
-    assert targets[:, 0].tolist() == [i for i in range(30) if i not in held_out]
-    assert [row.logits[0] for row in evaluate.call_args.args[1]] == held_out
-
-
-def test_only_a_checkpoint_without_a_classifier_is_fine_tuned_before_it_labels():
-    with mock.patch("teacher_logits.fine_tune", return_value="made") as fine_tune, quiet():
-        for teacher, expected in ((good_teacher(), good_teacher()), (encoder(), "made")):
-            assert teacher_logits.prepare_teacher(teacher, "t/x.transfer.tsv", CPU) == expected
-    assert [called.args for called in fine_tune.call_args_list] == [
-        ("t/x.tsv", encoder(), CPU, [2e-5, 3e-5, 4e-5, 5e-5])]
-
-
 # ---- teacher_logits.py: downloads ----------------------------------------------------------------
-def quiet():
-    return contextlib.redirect_stdout(io.StringIO())
-
-
 @contextlib.contextmanager
 def web_server(folder):
     """Serve a folder as the hub and as GLUE; -> torch.hub's cache, empty at first."""
@@ -981,34 +915,43 @@ def web_server(folder):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url, cache = f"http://127.0.0.1:{server.server_port}", new_folder()
-        with mock.patch("torch.hub.get_dir", lambda: cache), quiet(), \
+        with mock.patch("torch.hub.get_dir", lambda: cache), mock.patch("builtins.print"), \
                 mock.patch.dict(os.environ, HF_ENDPOINT=url, no_proxy="127.0.0.1"), \
                 mock.patch("teacher_logits.GLUE_URL", url + "/"):
             yield cache
         server.shutdown()
 
 
-def test_a_teacher_is_fetched_once_and_a_bad_one_is_named_and_leaves_nothing():
+def test_a_teacher_is_fetched_once_in_either_form_with_old_or_new_names_of_weights():
+    hub, rest = new_folder(), "/resolve/main"
+    tiny_teacher(hub + "/some/new" + rest, form="safetensors")
+    weights = weights_of(tiny_teacher(hub + "/some/old" + rest))
+    old = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.arange(64)}
+    for name, weight in weights.items():
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").removeprefix("bert.")
+        old[name.replace("LayerNorm.bias", "LayerNorm.beta")] = weight
+    torch.save(old, hub + "/some/old" + rest + "/pytorch_model.bin")
+    with web_server(hub):
+        folders = [teacher_logits.fetch_teacher(name) for name in ("some/old", "some/new")]
+        os.rename(hub + "/some", hub + "/gone")
+        assert teacher_logits.fetch_teacher("some/new") == folders[1]
+    for folder in folders:
+        expected = teacher_says(with_weights(weights), ("a fine film",))
+        assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
+
+
+def test_a_name_that_leaves_the_cache_or_is_absent_and_cut_weights_are_refused():
     hub = new_folder()
-    for name, form in (("good/old", "bin"), ("good/new", "safetensors"), ("cut/one", "bin")):
-        served = tiny_teacher(f"{hub}/{name}/resolve/main", form=form)
+    served = tiny_teacher(hub + "/cut/one/resolve/main")
     write(served, "pytorch_model.bin", read(served, "pytorch_model.bin")[:-40])
     with web_server(hub) as cache:
+        for name in ("../../x", "a/..", "../x", "/etc/x", "a/b/c", "a", ".a/b", "a/b\n", "ä/b", ""):
+            with raises(UserError, "no such folder; expected one, or owner/name on the hub"):
+                teacher_logits.fetch_teacher(name)
         for name in ("no/such", "cut/one"):
             with raises(UserError, name):
                 teacher_logits.fetch_teacher(name)
         assert snapshot(cache) == {}
-        folders = [teacher_logits.fetch_teacher(name) for name in ("good/old", "good/new")]
-        os.rename(hub + "/good", hub + "/gone")
-        assert folders[1] == teacher_logits.fetch_teacher("good/new")
-    old, new = (teacher_says(folder, ("a",)) for folder in folders)
-    assert torch.equal(old, new)
-
-
-def test_a_name_on_the_hub_cannot_leave_the_cache():
-    for name in ("../../x", "a/..", "../x", "/etc/x", "a/b/c", "a", ".a/b", "a/b\n", "ä/b", ""):
-        with raises(UserError, "no such folder; expected one, or owner/name on the hub"):
-            teacher_logits.fetch_teacher(name)
 
 
 def fetch_sst2(folder, damage=(b"", b"")):
@@ -1024,11 +967,13 @@ def fetch_sst2(folder, damage=(b"", b"")):
         teacher_logits.fetch_glue(folder + "/sst2.tsv")
 
 
-def test_glue_is_fetched_unless_the_file_exists_and_a_damaged_archive_is_refused():
+def test_glue_is_fetched_whole_after_an_interruption_too_and_never_over_a_file():
     folder = new_folder()
     with raises(UserError, "SST-2.zip"):
         fetch_sst2(folder, damage=(b"train", b"tram!"))
     assert snapshot(folder) == {}
+    with stop_after(1), raises(KeyboardInterrupt):
+        fetch_sst2(folder)
     fetch_sst2(folder)
     for ending, part in ((".tsv", "train"), (".dev.tsv", "dev"), (".test.tsv", "test")):
         assert read(folder, "sst2" + ending).decode() == f"sentence\tlabel\n{part}\t1\n"
@@ -1076,7 +1021,7 @@ def test_the_optimizer_is_adadelta_with_rate_1_and_rho_095_also_for_words_absent
 def test_words_of_dev_and_test_need_a_vector_and_words_without_one_are_within_a_quarter():
     path = write(new_folder(), "v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
     sides = [["warm film"], ["a [MASK]"]], [["mild novel"]]
-    with quiet():
+    with mock.patch("builtins.print"):
         vocabulary, vectors = distill.build_vocabulary(*sides, path)
     assert vocabulary == {MASK: 0, "warm": 1, "film": 2, "a": 3, "mild": 4}
     embeddings = distill.make_embeddings(vocabulary, vectors, seed=0)
@@ -1107,16 +1052,12 @@ def train_with(accuracies, *arguments):
     return read(folder, "x.student.pt"), read(folder, "x.log.csv").decode().splitlines()
 
 
-def test_the_best_epoch_is_saved_patience_ends_the_run_and_the_log_has_a_line_an_epoch():
+def test_the_best_epoch_is_saved_patience_ends_the_run_and_a_seed_gives_the_same_bytes():
     best, _ = train_with([0.5, 0.9], "--epochs", 2)
     saved, log = train_with([0.5, 0.9, 0.7, 0.9, 0.8, 0.8, 0.8], "--patience", 3)
     assert saved == best and log[0] == "epoch,loss,acc,seconds"
     assert [line.split(",")[2] for line in log[1:]] == ["0.5", "0.9", "0.7", "0.9", "0.8"]
-
-
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
-    first, again, other = (train_with([0.5], "--epochs", 1, "--seed", s)[0] for s in (3, 3, 4))
-    assert first == again != other
+    assert best != train_with([0.5, 0.9], "--epochs", 2, "--seed", 1)[0]
 
 
 def test_the_defaults_are_those_of_the_paper():
@@ -1147,16 +1088,15 @@ def test_the_loss_gets_alpha_and_each_rows_own_label_and_logits():
 
 
 def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
-    folder = new_folder()
-    header = "sentence1\tsentence2\tgold_label"
-    rows = [f"{word}\t{word if i % 2 else 'x'}\t{NLI[i % 2]}" for i, word in enumerate("abcd" * 5)]
-    data = write(folder, "m.tsv", [header, *rows, "a\tb\t-", "a\tunlabelled\t"])
-    write(folder, "m.dev.tsv", [header, *rows])
-    write(folder, "m.dev-mm.tsv", [header, *rows[:5]])
+    folder, header = new_folder(), "sentence1\tsentence2\tgold_label"
+    rows = ["a\ta\tneutral", "a\tb\tentailment", "b\tb\tneutral", "b\ta\tentailment"] * 5
+    data = write(folder, "m.tsv", [header, *rows, "a\tdash\t-", "a\tunlabelled\t"])
+    for name in ("m.dev.tsv", "m.dev-mm.tsv"):
+        write(folder, name, [header, *rows])
     out = succeed(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
     assert re.search(r"epoch  1 .* dev acc \d\.\d+  f1 \d\.\d+  mm-acc \d\.\d+  mm-f1", out)
     student = bilstm.load_student(folder + "/m.hard.student.pt", "cpu")
-    assert student.classes == NLI[:2] and student.vocabulary.keys() == {MASK, *"abcdx"}
+    assert student.classes == NLI[:2] and student.vocabulary.keys() == {MASK, "a", "b"}
 
 
 def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exist():
@@ -1172,9 +1112,9 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
         assert labelled.startswith(row)
     accuracy, _ = teacher_logits.logits_accuracy(folder + "/x.dev.logits.tsv")
     assert re.search(rf"\nteacher +{100 * accuracy:.1f}\n6 .* \d+\.\d\n7 .* \d+\.\d\n", out)
+    mine = write(folder, "x.logits.tsv", reviews(64, 1))
     for flag, value in (("--n-iter", 3), ("--teacher", "other")):
         expect_error(call(distill, *again, flag, value), "x.logits.tsv exists", flag)
-    mine = write(folder, "x.logits.tsv", reviews(64, 1))
     assert f"using existing {mine}" in succeed(distill, *again)
     assert read(mine).decode().splitlines() == reviews(64, 1)
     succeed(distill, *first, "--fresh")
@@ -1194,9 +1134,7 @@ def test_table_1_has_the_papers_column_for_its_own_tasks_only():
 
 def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
     def small_bert(config, classes):
-        with torch.device("meta"):
-            large = teacher_logits.Bert(config, classes)
-        assert sum(p.numel() for p in large.parameters()) == 335_143_938
+        assert (config["hidden_size"], config["num_hidden_layers"]) == (1024, 24)
         return teacher_logits.Bert({**config, **TINY_CONFIG, "max_position_embeddings": 128}, 2)
 
     with mock.patch("distill.Bert", small_bert):
@@ -1219,105 +1157,89 @@ def snapshot(folder):
     return files
 
 
-@lru_cache
-def good_files():
-    """The files of a folder in which the commands of BAD_INPUT would succeed but for one thing."""
-    folder = new_folder()
-    succeed(distill, *small_run(folder), "--epochs", 1)
-    tiny_teacher(folder + "/bert")
-    write(folder, "p.tsv", ["sentence1\tsentence2\tlabel"] + [f"a\tb\t{i % 2}" for i in range(40)])
-    return snapshot(folder)
-
-
 def config(**changes):
     return json.dumps({**TINY_CONFIG, "vocab_size": len(TINY_VOCABULARY), **changes})
 
 
 HEADER, LOGITS = "sentence\tlabel\n", "sentence\tlabel\tlogit_0\tlogit_1\n"
-BERT, TUNE = "x.tsv -o y.tsv --teacher bert", "x.tsv --fine-tune --teacher bert"
-HARD, SOFT, WORDS = "x.tsv --alpha 1", "x.tsv --logits y.tsv", "x.tsv --alpha 1 --vectors v.txt"
-FLAGS = ["alpha 1.5", "alpha nan", "alpha x", "dropout 1", "hidden 0", "fc 1.5", "batch-size 0",
-         "epochs 0", "patience x", "seed -1", "n-iter -1", "device toaster", "nonsense"]
+MISFIT = read(tiny_teacher(new_folder(), hidden_size=16), "pytorch_model.bin")
+ONE_CLASS = HEADER + "a\t1\n" * 20
+HARD, TUNE = "x.tsv --alpha 1", "x.tsv --fine-tune --teacher bert"
+BERT = "x.tsv -o y.tsv --teacher bert"
 A, B, T, D = augment, bilstm, teacher_logits, distill
-BAD_INPUT = [  # script, arguments, changed file, its content (None: absent), what the error says
-    (A, "none.tsv", "", "", "none.tsv: No such file"), (A, "bert", "", "", "bert: Is a directory"),
-    (A, "x.tsv", "x.tsv", "", "line 1: expected a header"),
-    (A, "x.tsv", "x.tsv", HEADER, "x.tsv: no usable rows"),
-    (A, "x.tsv", "x.tsv", "text\tlabel\na\t1\n", "expected a header with `sentence`"),
-    (A, "x.tsv", "x.tsv", "sentence,label\na,1\n", "commas; expected tabs"),
-    (A, "x.tsv", "x.tsv", HEADER + "a\t1\na\tb\t1\n", "x.tsv, line 3: 3 columns"),
-    (A, "x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
-    (A, "x.tsv --p-mask 0.6 --p-pos 0.6", "", "", "--p-mask"), (A, "x.tsv --p-ng 2", "", "", "--p-ng"),
-    (A, "x.tsv --treebank EWT -o y.tsv", "", "", "x.tsv: no tagged words"),
-    (B, "none.pt x.tsv", "", "", "none.pt: No such file"), (B, "x.tsv", "", "", "x.tsv: damaged"),
-    (B, "bert/pytorch_model.bin x.tsv", "", "", "expected a student that distill.py saved"),
-    (B, "x.student.pt p.tsv", "", "", "p.tsv: this student reads single sentences"),
-    (B, "x.student.pt -o y.tsv", "", "", "-o needs a TSV"),
-    (T, "x.tsv --teacher bert", "", "", "x.logits.tsv exists, so --teacher"),
-    (T, "x.tsv -o y.tsv --teacher none", "", "", "--teacher none: no such folder"),
-    (T, BERT + " --label-order 1", "", "", "2 outputs"),
-    (T, BERT + " --label-order a,b", "", "", "the classes are ['a', 'b']"),
-    (T, BERT, "bert/config.json", None, "bert/config.json: No such file"),
-    (T, BERT, "bert/config.json", "{", "bert/config.json"),
-    (T, BERT, "bert/config.json", config(model_type="roberta"), "model_type roberta"),
-    (T, BERT, "bert/config.json", config(hidden_size=16), "bert/pytorch_model.bin"),
-    (T, BERT, "bert/config.json", config(num_attention_heads=3), "bert/"),
-    (T, BERT, "bert/vocab.txt", "a\n", "bert/vocab.txt: 1 tokens"),
-    (T, BERT, "bert/vocab.txt", b"\xff", "bert/vocab.txt"),
-    (T, BERT, "bert/pytorch_model.bin", None, "bert/pytorch_model.bin: No such file"),
-    (T, BERT, "bert/pytorch_model.bin", "text", "bert/pytorch_model.bin: damaged"),
-    (T, BERT, "bert/model.safetensors", "text", "bert/model.safetensors"),
-    (T, TUNE, "bert/config.json", config(hidden_size=16), "bert/pytorch_model.bin"),
-    (T, TUNE, "x.tsv", HEADER + "a\t1\n" * 20, "two or more classes"),
-    (T, TUNE + " --lr fast", "", "", "--lr"), (D, "x.csv", "", "", "x.csv: expected a file that ends"),
-    (D, "x.tsv", "x.tsv", "sentence\na\n", "x.tsv, line 1: no label column"),
-    (D, HARD, "x.tsv", HEADER + "a\t1\n" * 20, "at least two classes, found 1"),
-    (D, "y.tsv --alpha 1", "y.tsv", HEADER + "a\t1\nb\t0\n", "or ten labelled rows in y.tsv"),
-    (D, HARD, "x.dev.tsv", "sentence\na\n", "x.dev.tsv: no labelled rows"),
-    (D, HARD, "x.dev.tsv", HEADER + "a\t2\n", "x.dev.tsv: unknown label '2'"),
-    (D, HARD, "x.dev.tsv", "sentence1\tsentence2\tlabel\na\tb\t1\n", "x.dev.tsv"),
-    (D, "p.tsv --alpha 1", "p.dev.tsv", HEADER + "a\t1\n", "p.dev.tsv"),
-    (D, SOFT, "", "", "y.tsv: No such file"), (D, HARD + " -o no/x", "", "", "no/x"),
-    (D, SOFT, "y.tsv", HEADER + "a\t1\n", "expected columns logit_0, logit_1"),
-    (D, SOFT, "y.tsv", LOGITS + "a\t1\t0\tnan\n", "y.tsv, line 2: expected a finite number"),
-    (D, SOFT, "y.tsv", LOGITS + "a\t1\t0\thigh\n", "y.tsv, line 2: expected a finite number"),
-    (D, SOFT, "y.tsv", LOGITS + "a\t2\t0\t1\n", "y.tsv: unknown label '2'"),
-    (D, SOFT, "y.tsv", LOGITS + "a\t1\t-1e30\t1e30\n", "the loss is not finite"),
-    (D, HARD, "x.hard.training.pt", "text", "x.hard.training.pt: damaged"),
-    (D, WORDS, "", "", "v.txt: No such file"), (D, WORDS, "v.txt", "z 1 2\n", "v.txt: no vectors"),
-    (D, WORDS, "v.txt", "film 1 2\nplot 3\n", "v.txt: 1 numbers for 'plot'"),
-    (D, WORDS, "v.txt", "film 1 b\n", "v.txt"),
-    (D, HARD + " --vectors v.bin", "v.bin", b"1 2\nfilm " + bytes(7), "v.bin: the file is cut short"),
-    *((D, f"{HARD} --{flag}", "", "", "--" + flag.split()[0]) for flag in FLAGS)]
+BAD_INPUT = [  # script, arguments, a file: its bad contents (None: absent), what the error says
+    (A, "x.tsv", "x.tsv", {
+        "": "line 1: expected a header", HEADER: "no usable rows", HEADER + "a\tb\t1\n": "line 2",
+        "text\n": "expected a header with `sentence`", "sentence,label\n": "commas; expected tabs",
+        HEADER.encode() + b"\xfc\t1\n": "line 2: expected text in UTF-8", None: "No such file"}),
+    (T, BERT, "bert/config.json", {None: "No such file", "{": "", config(num_attention_heads=3): "",
+                                   config(model_type="roberta"): "model_type roberta"}),
+    (T, BERT, "bert/vocab.txt", {None: "No such file", "a\n": "1 tokens", b"\xff": ""}),
+    (T, BERT, "bert/pytorch_model.bin", {None: "No such file", "text": "damaged", MISFIT: ""}),
+    (T, BERT, "bert/model.safetensors", {"": "", "text": ""}),
+    (T, TUNE, "bert/pytorch_model.bin", {MISFIT: ""}),
+    (T, TUNE, "x.tsv", {ONE_CLASS: "two or more classes"}),
+    (D, HARD, "x.tsv", {ONE_CLASS: "two classes", "sentence\na\n": "no label column"}),
+    (D, HARD, "x.dev.tsv", {"sentence\na\n": "no labelled rows", ONE_CLASS.replace("1", "2"): "'2'",
+                            "sentence1\tsentence2\tlabel\na\tb\t1\n": ""}),
+    (D, HARD, "x.hard.training.pt", {"": "damaged", "text": "damaged"}),
+    (D, "p.tsv --alpha 1", "p.dev.tsv", {ONE_CLASS: ""}),
+    (D, "y.tsv --alpha 1", "y.tsv", {HEADER + "a\t1\nb\t0\n": "or ten labelled rows"}),
+    (D, "x.tsv --logits y.tsv", "y.tsv", {
+        None: "No such file", HEADER + "a\t1\n": "expected columns logit_0, logit_1",
+        LOGITS + "a\t1\t0\tnan\n": "line 2: expected a finite", LOGITS + "a\t2\t0\t1\n": "'2'",
+        LOGITS + "a\t1\t0\thigh\n": "line 2: expected a finite"}),
+    (D, HARD + " --vectors v.txt", "v.txt", {None: "No such file", "z 1 2\n": "no vectors",
+                                            "film 1 b\n": "", "film 1 2\nplot 3\n": "cut short"}),
+    (D, HARD + " --vectors v.bin", "v.bin", {b"1 2\nfilm " + bytes(7): "cut short"}),
+    # the same without a file: bad arguments, what the error says
+    (A, "", "", {"bert": "bert: Is a directory", "x.tsv --p-ng 2": "--p-ng",
+                 "x.tsv --p-mask 0.6 --p-pos 0.6": "--p-mask", "x.tsv --treebank W -o y": "x.tsv"}),
+    (B, "", "", {"none.pt x.tsv": "none.pt: No such file", "x.tsv": "x.tsv: damaged",
+                 "bert/pytorch_model.bin": "a student that distill.py saved",
+                 "x.student.pt p.tsv": "this student reads single", "x.student.pt -o y": "-o"}),
+    (T, "", "", {"x.tsv -o y.tsv --teacher none": "--teacher none: no such folder",
+                 "x.tsv --teacher bert": "x.logits.tsv exists", TUNE + " --lr x": "--lr",
+                 BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "'b'"}),
+    (D, "", "", {"x.csv": "ends in .tsv", "x.tsv --n-iter 3": "x.logits.tsv exists", **{
+        f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
+            "alpha 1.5", "alpha nan", "alpha x", "dropout 1", "hidden 0", "fc 1.5", "batch-size 0",
+            "epochs 0", "patience x", "seed -1", "n-iter -1", "device toaster", "nonsense"]}})]
 
 
 def test_bad_input_is_one_line_that_names_it_and_no_file_changes():
-    before = os.getcwd()
-    for module, arguments, changed, new_content, expected in BAD_INPUT:
-        folder = new_folder()
-        os.mkdir(folder + "/bert")
-        for name, content in {**good_files(), changed: new_content}.items():
-            if name and content is not None:
-                write(folder, name, content)
-        files = snapshot(folder)
-        os.chdir(folder)
-        try:
-            result = call(module, *arguments.split())
-        finally:
-            os.chdir(before)
-        expect_error(result, expected)
-        assert snapshot(folder) == files, (arguments, changed)
+    base, before = new_folder(), os.getcwd()
+    succeed(distill, *small_run(base), "--epochs", 1)
+    tiny_teacher(base + "/bert")
+    write(base, "p.tsv", ["sentence1\tsentence2\tlabel"] + [f"a\tb\t{i % 2}" for i in range(40)])
+    for module, arguments, file, faults in BAD_INPUT:
+        for fault, expected in faults.items():
+            folder = new_folder()
+            os.mkdir(folder + "/bert")
+            files = snapshot(base)
+            if file:
+                files[file] = fault
+            for name, content in files.items():
+                if content is not None:
+                    write(folder, name, content)
+            files = snapshot(folder)
+            os.chdir(folder)
+            try:
+                result = call(module, *(arguments or fault).split())
+            finally:
+                os.chdir(before)
+            expect_error(result, file, expected)
+            assert snapshot(folder) == files, (arguments, fault)
 
 
 # ---- Interruptions -------------------------------------------------------------------------------
 def stop_after(step):
     """Stop, as Ctrl-C does, when file number `step` has been moved into place."""
-    moved = []
+    steps = itertools.count(1)
 
     def replace(source, target, real=os.replace):
         real(source, target)
-        moved.append(target)
-        if len(moved) == step:
+        if next(steps) == step:
             raise KeyboardInterrupt
 
     return mock.patch("os.replace", replace)
@@ -1325,33 +1247,24 @@ def stop_after(step):
 
 def test_a_run_stopped_after_any_step_and_started_again_ends_with_the_same_bytes():
     for module, *arguments in [
-            (teacher_logits, "--fine-tune", "--teacher", encoder(), "--lr", 1e-3, 0.01,
-             "--epochs", 2, "--device", "cpu"), (distill, "--alpha", 1, "--epochs", 3, *SMALL),
-            (distill, "--n-iter", 1, "--teacher", good_teacher(), "--table1", "--epochs", 1, *SMALL)]:
-        code = 130
+            (teacher_logits, "--fine-tune", "--teacher", ENCODER, "--lr", 1e-3, 0.01, "--epochs", 2,
+             "--device", "cpu"), (distill, "--alpha", 1, "--epochs", 3, *SMALL),
+            (distill, "--n-iter", 1, "--teacher", good_teacher(), "--table1", *SMALL, "--epochs", 1)
+    ]:
         for step in itertools.count():  # step 0 is not interrupted, nor is a step beyond the last
             folder = new_folder()
-            data = reviews_with_dev(folder)
+            command = [reviews_with_dev(folder), *arguments]
             with mock.patch("teacher_logits.CHUNK", 16):
                 with stop_after(step):
-                    code, _, _ = call(module, data, *arguments)
+                    code, _, _ = call(module, *command)
                 if code != 0:
-                    succeed(module, data, *arguments)
-            files = snapshot(folder)
-            expected = files if step == 0 else expected
-            assert files == expected, (arguments, step)
+                    succeed(module, *command)
+            if step == 0:
+                expected = snapshot(folder)
+            assert snapshot(folder) == expected, (arguments, step)
             if step > 0 and code == 0:
                 break
         assert step > 5
-
-
-def test_an_interrupted_download_of_glue_is_completed_by_the_next_run():
-    for step in (1, 2):
-        folder = new_folder()
-        with stop_after(step), contextlib.suppress(KeyboardInterrupt):
-            fetch_sst2(folder)
-        fetch_sst2(folder)
-        assert snapshot(folder).keys() == {"sst2.tsv", "sst2.dev.tsv", "sst2.test.tsv"}
 
 
 TORCHRUN = """
@@ -1415,6 +1328,60 @@ def test_the_samples_logits_belong_to_the_rows_of_the_sample():
     assert labelled == [row[1:3] for row in read_rows(os.path.join(HERE, "sample.tsv"))]
 
 
+
+
+def readme_section(heading):
+    return read(HERE, "README.md").decode().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_each_function_of_the_coursework_fails_its_tests_when_it_is_blank():
+    rows = re.findall(r"\| \d \| [\d.]+ h \| (.+) \| (.+) \|", readme_section("Coursework"))
+    assert len(rows) == 5
+    for functions, words in rows:
+        for name in re.findall(r"`(.+?)`", functions):
+            owner = sys.modules[name.split(".")[0]]
+            for part in name.split(".")[1:-1]:
+                owner = getattr(owner, part)
+            for word in re.findall(r"`(.+?)`", words):
+                tests = [test for test in globals() if test.startswith("test_") and word in test]
+                blank = mock.patch.object(owner, name.split(".")[-1], side_effect=Blank)
+                with blank, raises(Blank):
+                    for test in tests:
+                        globals()[test]()
+                if name not in ("augment.augment_row", "augment.sample_ngram"):
+                    break
+
+
+class Blank(Exception):
+    """Raised by a function whose body a student has still to write."""
+
+
+def test_the_python_example_of_the_readme_runs_as_printed():
+    folder = new_folder()
+    succeed(distill, *small_run(folder), "--epochs", 1, "-o", os.path.join(folder, "sample"))
+    code = re.search(r"```python\n(.+?)```", readme_section("Try it"), re.S)[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True,
+                          env={**ENV, "PYTHONPATH": HERE}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.match(rb"\[\('[01]', 0\.\d+\), \('[01]', 0\.\d+\)\]\n\['", done.stdout), done.stdout
+
+
+def test_the_results_of_the_readme_are_those_of_results_csv():
+    epochs = {}
+    for line in read(HERE, "results.csv").decode().splitlines()[1:]:
+        _, run_name, seed, _, _, accuracy, *_ = line.split(",")
+        epochs.setdefault(run_name, {}).setdefault(seed, []).append(100 * float(accuracy))
+    rows = re.findall(r"^\| (\w) \|.*\| ([\d.]+)(?: \+- ([\d.]+))?, ([\d.]+) \|",
+                      readme_section("Results"), re.M)
+    assert len(rows) >= 3
+    for run_name, best, deviation, last in rows:
+        seeds = epochs[run_name].values()
+        bests = [max(seed) for seed in seeds]
+        lasts = [seed[-1] for seed in seeds]
+        assert f"{np.mean(bests):.1f}" == best, (run_name, np.mean(bests))
+        assert f"{np.mean(lasts):.1f}" == last, (run_name, np.mean(lasts))
+        if deviation:
+            assert f"{np.std(bests, ddof=1):.1f}" == deviation, (run_name, bests)
 
 
 # ---- The runner ----------------------------------------------------------------------------------
