@@ -148,15 +148,19 @@ def evaluate(model: BiLSTM, dataset: Dataset) -> dict[str, float]:
 
 # ---- Data and embeddings -------------------------------------------------------------------------
 class Examples(NamedTuple):
-    """A TSV in memory, as text."""
+    """The rows of a TSV in memory, as text."""
+    path: str
     sides: list[list[str]]  # one list of sentences; for pairs two
     labels: list[str]
     logits: array           # N * C numbers
 
 
-def read_examples(rows: Iterable[Row], is_pair: bool) -> Examples:
-    examples = Examples([[], []] if is_pair else [[]], [], array("f"))
+def read_examples(path: str, rows: Iterable[Row], is_pair: bool) -> Examples:
+    examples = Examples(path, [[], []] if is_pair else [[]], [], array("f"))
     for row in rows:
+        if len(row.texts) != len(examples.sides):
+            raise UserError(f"{path}: expected {'pairs of' if is_pair else 'single'} sentences, as "
+                            "in the training rows")
         for side, text in zip(examples.sides, row.texts):
             side.append(text)
         examples.labels.append(row.label)
@@ -204,13 +208,13 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
     return embeddings
 
 
-def make_dataset(path: str, examples: Examples, vocabulary: dict[str, int], classes: list[str],
+def make_dataset(examples: Examples, vocabulary: dict[str, int], classes: list[str],
                  device: torch.device) -> Dataset:
     """Token ids, class numbers and logits on the device. Raises UserError for an unknown label."""
     sides = [encode_texts(side, vocabulary, device) for side in examples.sides]
     unknown = set(examples.labels) - {*classes, ""}
     if unknown:
-        raise UserError(f"{path}: unknown label {min(unknown)[:80]!r}; expected one of "
+        raise UserError(f"{examples.path}: unknown label {min(unknown)[:80]!r}; expected one of "
                         f"{', '.join(classes)[:200]}")
     number = {"": -1} | {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[label] for label in examples.labels])               # (N,)
@@ -250,24 +254,26 @@ def train_student(args: argparse.Namespace, source: str, alpha: float, output: s
     rows = read_split(source, dev, "train")
     if not columns.logits:
         rows = (row for row in rows if row.label)
-    examples = read_examples(rows, columns.is_pair)
+    examples = read_examples(source, rows, columns.is_pair)
     classes = find_classes(source, examples.labels)
     dev_rows = (row for row in read_split(source, dev, "dev") if row.label)
-    dev_examples = {"": read_examples(dev_rows, columns.is_pair)}
+    dev_examples = {"": read_examples(dev or source, dev_rows, columns.is_pair)}
     if not dev_examples[""].labels:
         raise UserError(f"{dev or source}: no labelled rows to measure accuracy; expected them in "
                         f"{stem}.dev.tsv, or ten labelled rows in {source} to hold one out")
     if not dev:
         print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; rows made from it "
               "are in training, so this dev accuracy is too high")
-    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
-        dev_examples["mm-"] = read_examples(read_rows(stem + ".dev-mm.tsv"), columns.is_pair)
+    mismatched = stem + ".dev-mm.tsv"  # MNLI's second dev set
+    if os.path.exists(mismatched):
+        dev_examples["mm-"] = read_examples(mismatched, read_rows(mismatched), columns.is_pair)
     others = [side for examples in dev_examples.values() for side in examples.sides]
-    if os.path.exists(stem + ".test.tsv"):
-        others += read_examples(read_rows(stem + ".test.tsv"), columns.is_pair).sides
+    test = stem + ".test.tsv"
+    if os.path.exists(test):
+        others += read_examples(test, read_rows(test), columns.is_pair).sides
     vocabulary, vectors = build_vocabulary(examples.sides, others, args.vectors)
-    train_set = make_dataset(source, examples, vocabulary, classes, args.device)
-    dev_sets = {prefix: make_dataset(dev or source, dev_set, vocabulary, classes, args.device)
+    train_set = make_dataset(examples, vocabulary, classes, args.device)
+    dev_sets = {prefix: make_dataset(dev_set, vocabulary, classes, args.device)
                 for prefix, dev_set in dev_examples.items()}
     torch.manual_seed(args.seed)
     embeddings = make_embeddings(vocabulary, vectors, args.seed)
@@ -347,7 +353,7 @@ def print_table1(data: str, logits: str, distilled: dict, hard: dict) -> None:
 
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of a BERT-large and the student, with random weights."""
-    examples = read_examples(read_rows(data), read_columns(data).is_pair)
+    examples = read_examples(data, read_rows(data), read_columns(data).is_pair)
     total = len(examples.labels)
     vocabulary, _ = build_vocabulary(examples.sides, [], None)
     sides = [encode_texts(side[:2048], vocabulary, device) for side in examples.sides]
