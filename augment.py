@@ -43,7 +43,7 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.mask or word == MASK:
+        if x < rates.mask or word == MASK:  # a [MASK] of the input stays one
             new_words.append(MASK)
         elif x < rates.mask + rates.pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
@@ -104,7 +104,7 @@ def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_ta
                    rng: Random) -> Iterator[list[str]]:
     """For each row the text cells of its new synthetic rows, from n_iter attempts (§3.3).
 
-    A synthetic row that equals an original or an earlier synthetic row is dropped.
+    A synthetic row that equals an original (as words) or an earlier synthetic row is dropped.
     """
     seen = {join_words(row.words) for row in rows}
     for row in rows:
@@ -297,6 +297,21 @@ def count_rows(path: str) -> int:
         return sum(1 for _ in f) - 1
 
 
+def use_existing(path: str, fresh: bool, flags: dict[str, object]) -> bool:
+    """Is there no need to compute `path`, since it exists and is not to be fresh?
+
+    Raises UserError if one of the flags was given (is not None), which then has no effect.
+    """
+    if fresh or not os.path.exists(path):
+        return False
+    for flag, value in flags.items():
+        if value is not None:
+            raise UserError(f"{path} exists, so {flag} would have no effect; leave it out to use "
+                            "the file, or add --fresh to recompute it")
+    print(f"using existing {path} (--fresh recomputes it)")
+    return True
+
+
 def file_stamp(path: str) -> list:
     """Which file it is, for a run that resumes: its path, size and time of change."""
     with errors_in(path):
@@ -365,8 +380,8 @@ def split_token(token: str) -> list[str]:
 # ---- The part-of-speech tagger -------------------------------------------------------------------
 COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pos_counts.tsv")
 EDGE = "EDGE"      # the tag before the first word and after the last
-MIN_RATIO = 0.03   # our choice: a word keeps the tags that are at least this share as likely as
-#                    its best; 5 times as fast as 0.0001, 0.0006 less accurate on EWT's dev part
+MIN_RATIO = 0.03   # our choice: of a word's tags, those at least 0.03 times as likely as its best;
+#                    5 times as fast as 0.0001, and EWT dev accuracy is lower by only 0.0006
 
 
 def features(word: str) -> list[str]:
@@ -397,9 +412,9 @@ def integer_log(p: float) -> int:
 class Tagger:
     """A bigram hidden Markov model: lower-case words -> Penn Treebank tags.
 
-    It maximizes the product of P(tag | last tag) and P(word | tag), and P(word | tag) is
-    P(tag | word) / P(tag) times a factor that all tags share. P(tag | word) is smoothed by the
-    word's ending and shape, so that unknown words have one.
+    It maximizes the product of P(tag | last tag) and P(word | tag). For P(word | tag) stands
+    P(tag | word) / P(tag): they differ by P(word), which is the same for all tags. P(tag | word) is
+    smoothed by the word's ending and shape, so that unknown words have one.
     """
 
     def __init__(self, path: str = COUNTS):
@@ -418,7 +433,7 @@ class Tagger:
         self.scores_of = {}
 
     def tag_scores(self, word: str) -> list[tuple[str, int]]:
-        """The likely tags of a word, each with the logarithm of P(word | tag)."""
+        """The likely tags of a word, each with the logarithm of P(tag | word) / P(tag)."""
         if word not in self.scores_of:
             p = self.prior
             for feature in features(word):

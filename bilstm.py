@@ -40,6 +40,8 @@ class BiLSTM(nn.Module):
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
         embedding = 2 * vectors.shape[1]
+        # two one-way LSTMs over padded sentences: on a CPU 1.2 to 6 times as fast as one
+        # bidirectional LSTM over packed sentences, with the same result
         self.forward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
         self.backward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
         features = 8 * hidden if pair else 2 * hidden
@@ -94,7 +96,7 @@ class Sentences:
         self.lengths = torch.tensor([len(sentence) for sentence in ids])  # (N,), on the CPU
         starts = self.lengths.cumsum(0) - self.lengths
         self.starts = starts.to(device)                                   # (N,)
-        flat = torch.frombuffer(bytearray().join(ids), dtype=torch.int32)
+        flat = torch.frombuffer(bytearray().join(ids), dtype=torch.int32)  # all arrays, end to end
         self.ids = flat.to(device)                                        # (all words,)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +106,7 @@ class Sentences:
         steps = torch.arange(int(lengths.max()), device=device)           # (T,)
         lengths = lengths.to(device, non_blocking=True)
         starts = self.starts[index.to(device, non_blocking=True)]
-        positions = (starts[:, None] + steps).clamp(max=len(self.ids) - 1)
+        positions = (starts[:, None] + steps).clamp(max=len(self.ids) - 1)  # (B, T)
         return self.ids[positions].masked_fill(steps >= lengths[:, None], 0), lengths
 
 
@@ -187,7 +189,7 @@ def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
             for word, vector in read(io.BufferedReader(f), wanted):
                 if word in wanted:
                     found[word] = vector
-                else:
+                else:  # "Paris" serves for "paris", unless the file has that too
                     found.setdefault(word.lower(), vector)
     return found
 

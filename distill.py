@@ -26,11 +26,12 @@ from torch import Tensor
 
 from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, dataset_stem, file_stamp,
                       find_dev, make_transfer_set, number_in, read_columns, read_rows,
-                     read_split, run, sort_classes, tokenize)
+                     read_split, run, sort_classes, tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, batch_lengths, encode_texts, load_checkpoint,
                     pick_device, predict_logits, read_vectors, save, save_student,
                     shuffled_batches)
-from teacher_logits import Bert, dev_logits, fetch_glue, label_file, logits_accuracy
+from teacher_logits import (Bert, dev_logits, fetch_glue, label_file, logits_accuracy,
+                            remove_parts)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -41,9 +42,9 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
     argmax. The norm of equation 2 sums over classes; the batch is averaged. Equation 3 prints a
     minus before its second term, a slip. Raises ValueError if the teacher's logits are needed.
     """
-    if teacher_logits is None and (alpha != 1 or (labels < 0).any()):
-        raise ValueError("teacher_logits is None: expected alpha = 1 and a label for every row")
     if teacher_logits is None:
+        if alpha != 1 or (labels < 0).any():
+            raise ValueError("teacher_logits is None: expected alpha 1 and a label for every row")
         return F.cross_entropy(student_logits, labels)
     labels = torch.where(labels < 0, teacher_logits.argmax(dim=1), labels)            # (B,)
     cross_entropy = F.cross_entropy(student_logits, labels)
@@ -128,7 +129,7 @@ def make_optimizers(model: BiLSTM) -> list[torch.optim.Optimizer]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if embedding.device.type != "cpu":
         return [torch.optim.Adadelta(parameters, lr=1.0, rho=0.95)]
-    model.trained.sparse = True
+    model.trained.sparse = True  # its gradient has only the rows of the batch's words
     others = [p for p in parameters if p is not embedding]
     return [torch.optim.Adadelta(others, lr=1.0, rho=0.95),
             RowAdadelta(embedding, lr=1.0, rho=0.95)]
@@ -266,7 +267,8 @@ def train_student(args: argparse.Namespace, source: str, alpha: float, output: s
               "are in training, so this dev accuracy is too high")
     mismatched = stem + ".dev-mm.tsv"  # MNLI's second dev set
     if os.path.exists(mismatched):
-        dev_examples["mm-"] = read_examples(mismatched, read_rows(mismatched), columns.is_pair)
+        rows = (row for row in read_rows(mismatched) if row.label)
+        dev_examples["mm-"] = read_examples(mismatched, rows, columns.is_pair)
     others = [side for examples in dev_examples.values() for side in examples.sides]
     test = stem + ".test.tsv"
     if os.path.exists(test):
@@ -293,41 +295,31 @@ def train_student(args: argparse.Namespace, source: str, alpha: float, output: s
 
 
 def label_transfer_set(args: argparse.Namespace) -> str:
-    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv."""
+    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
+
+    STEM.run holds the flags until the run ends. So a flag that comes too late for an existing file
+    is an error, but not if this very command was interrupted after it had made the file.
+    """
     stem = dataset_stem(args.data)
     transfer = stem + ".transfer.tsv"
     logits = stem + ".logits.tsv"
-    if os.path.exists(logits) and not args.fresh:
-        refuse_flags(args, logits, n_iter=args.n_iter, teacher=args.teacher)
-        label_file(transfer, logits, None, None, args.device)
+    flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
+    with contextlib.suppress(OSError), open(stem + ".run", "rb") as f:
+        if f.read() == repr(flags).encode():
+            flags = {}
+    if use_existing(logits, args.fresh, flags):
+        remove_parts(logits)
         return logits
-    transfer_exists = os.path.exists(transfer) and not args.fresh
-    if transfer_exists:
-        refuse_flags(args, transfer, n_iter=args.n_iter)
-    with atomic_write(stem + ".run") as f:
-        f.write(repr([args.n_iter, args.teacher]).encode())
+    flags.pop("--teacher", None)  # it is not too late for this one
     print(f"\n== augment: python augment.py {args.data}")
-    if transfer_exists:
-        print(f"using existing {transfer} (--fresh recomputes it)")
-    else:
+    transfer_exists = use_existing(transfer, args.fresh, flags)
+    with atomic_write(stem + ".run") as f:
+        f.write(repr({"--n-iter": args.n_iter, "--teacher": args.teacher}).encode())
+    if not transfer_exists:
         make_transfer_set(args.data, transfer, args.n_iter)
     print(f"\n== label: python teacher_logits.py {transfer}")
     label_file(transfer, logits, args.teacher, None, args.device, args.fresh)
     return logits
-
-
-def refuse_flags(args: argparse.Namespace, path: str, **flags: int | str | None) -> None:
-    """A flag that comes too late for an existing file is an error.
-
-    But not if STEM.run shows that the same command was interrupted, and so made the file.
-    """
-    with contextlib.suppress(OSError), open(dataset_stem(args.data) + ".run", "rb") as f:
-        if f.read() == repr([args.n_iter, args.teacher]).encode():
-            return
-    for name, value in flags.items():
-        if value is not None:
-            raise UserError(f"{path} exists, so --{name.replace('_', '-')} would have no effect; "
-                            "leave it out to use the file, or add --fresh to recompute it")
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -408,7 +400,7 @@ class RowAdadelta(torch.optim.Optimizer):
         state["step"] += 1
         decay = rho ** (state["step"] - state["last_step"][rows])[:, None]            # (U, 1)
         square_avg = (state["square_avg"][rows] * decay).addcmul_(g, g, value=1 - rho)
-        acc_delta = state["acc_delta"][rows] * (decay / rho)
+        acc_delta = state["acc_delta"][rows] * (decay / rho)  # as it was before this step
         delta = (acc_delta + eps).sqrt_().div_((square_avg + eps).sqrt_()).mul_(g)
         state["acc_delta"][rows] = acc_delta.mul_(rho).addcmul_(delta, delta, value=1 - rho)
         state["square_avg"][rows] = square_avg

@@ -36,7 +36,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from augment import (Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
                      errors_in, file_stamp, find_dev, number_in, read_columns, read_rows,
-                     read_split, run, sort_classes)
+                     read_split, run, sort_classes, use_existing)
 from bilstm import load, load_checkpoint, pick_device, save, shuffled_batches, token_batches
 
 DROPOUT = 0.1  # in training; BERT's own
@@ -60,7 +60,10 @@ class Layer(nn.Module):
         self.output = module_dict(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
 
     def forward(self, x: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
-        """All states x (B, T, D); the states to renew, queries (B, Q, D) -> (B, Q, D)."""
+        """All states x (B, T, D) -> the new states of the tokens in queries (B, Q, D).
+
+        queries is x itself, but only x[:, :1] in the last layer, of which only [CLS] is used.
+        """
         p = DROPOUT if self.training else 0.0
         project, after = self.attention["self"], self.attention["output"]
         q = self.split_heads(project["query"](queries))              # (B, heads, Q, D/heads)
@@ -207,12 +210,12 @@ BATCH_TOKENS = 4096   # our choice: fast on two cores, and fits a GPU
 class Teacher(NamedTuple):
     model: Bert
     tokenizer: WordPiece
-    classes: list[str]  # the labels that the model's outputs stand for
+    classes: list[str]  # the labels that the model's outputs stand for, in their order
 
 
 @torch.inference_mode()
 def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Tensor:
-    """Logits (N, C) on the CPU, in the order of the rows and of sort_classes."""
+    """Logits (N, C) on the CPU, in the order of the rows."""
     model = teacher.model.eval()
     device = model.classifier.weight.device
     encoded = [teacher.tokenizer.encode(row.texts) for row in rows]
@@ -223,13 +226,13 @@ def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Ten
         progress.add(len(index))
     if not logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; are its weights damaged?")
-    return logits[:, [teacher.classes.index(name) for name in sort_classes(teacher.classes)]]
+    return logits
 
 
 def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -> None:
     """A TSV of the rows as they are and a column a class, so text and logits share a line."""
     text = ["sentence"] if len(rows[0].texts) == 1 else ["sentence1", "sentence2"]
-    header = [*text, "label", *(f"logit_{name}" for name in sort_classes(classes))]
+    header = [*text, "label", *(f"logit_{name}" for name in classes)]
     with atomic_write(path) as f:
         f.write("\t".join(header).encode() + b"\n")
         for row, numbers in zip(rows, logits.tolist()):
@@ -249,12 +252,14 @@ def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
     chunks = []
     while chunk := list(islice(rows, CHUNK)):
         path = os.path.join(parts, f"{len(chunks):06}.tsv")
-        if len(chunks) % world_size == rank and os.path.exists(path):
-            progress.total -= len(chunk)
-        elif len(chunks) % world_size == rank:
-            logits = predict_logits(teacher, chunk, progress)
-            write_rows(path, chunk, logits, teacher.classes)
         chunks.append(path)
+        if (len(chunks) - 1) % world_size != rank:
+            continue  # a chunk of another process
+        if os.path.exists(path):
+            progress.total -= len(chunk)
+            continue
+        logits = predict_logits(teacher, chunk, progress)
+        write_rows(path, chunk, logits, teacher.classes)
     barrier()
     if rank == 0:
         with atomic_write(output) as f:
@@ -330,12 +335,12 @@ def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[
     dev_path = find_dev(data)
     train = [row for row in read_split(data, dev_path, "train") if row.label or row.logits]
     dev = [row for row in read_split(data, dev_path, "dev") if row.label]
-    classes = sort_classes(read_columns(data).classes or {row.label for row in train})
+    classes = read_columns(data).classes or sort_classes(row.label for row in train)
     if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
         raise UserError(f"{data}: expected labels of two or more classes, and dev rows of the same "
                         f"classes; found {', '.join(classes)[:100]}")
     checkpoint = read_checkpoint(start)
-    tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
+    tokenizer = make_tokenizer(checkpoint)
     encoded = [tokenizer.encode(row.texts) for row in train]
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
     settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "start": start,
@@ -406,7 +411,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
 def evaluate(teacher: Teacher, rows: list[Row]) -> float:
     """The share of the rows whose label the teacher predicts."""
     logits = predict_logits(teacher, rows, Progress("evaluating", len(rows)))
-    predictions = [sort_classes(teacher.classes)[i] for i in logits.argmax(dim=1)]
+    predictions = [teacher.classes[i] for i in logits.argmax(dim=1)]
     return sum(p == row.label for p, row in zip(predictions, rows)) / len(rows)
 
 
@@ -438,6 +443,10 @@ def read_checkpoint(folder: str) -> Checkpoint:
     with errors_in(path, "the weights of a BERT"):
         weights = load(path) if path.endswith(".bin") else read_safetensors(path)
         return Checkpoint(folder, config, vocabulary, rename_old_keys(weights))
+
+
+def make_tokenizer(checkpoint: Checkpoint) -> WordPiece:
+    return WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
@@ -542,11 +551,13 @@ def load_teacher(folder: str, data: str, label_order: list[str] | None,
         classes = MNLI_OUTPUTS
     else:
         classes = sort_classes(labels)
-    if len(classes) != num_classes or not labels <= set(classes):
+    if len(set(classes)) != num_classes or not labels <= set(classes):
         raise UserError(f"{folder}: {num_classes} outputs, but the classes are {classes} and the "
                         f"labels {sort_classes(labels)}; --label-order a,b,... names the outputs")
-    tokenizer = WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
-    return Teacher(model, tokenizer, classes)
+    order = [classes.index(name) for name in sort_classes(classes)]  # ours, not the checkpoint's
+    model.classifier.weight.data = model.classifier.weight.data[order]
+    model.classifier.bias.data = model.classifier.bias.data[order]
+    return Teacher(model, make_tokenizer(checkpoint), sort_classes(classes))
 
 
 # ---- Downloads -----------------------------------------------------------------------------------
@@ -639,11 +650,7 @@ def barrier() -> None:
 def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
                device: torch.device, fresh: bool = False) -> None:
     """Prepare the teacher and label the rows of `data`, unless `output` exists."""
-    if os.path.exists(output) and not fresh:
-        if name or label_order:
-            raise UserError(f"{output} exists, so --teacher and --label-order have no effect; leave"
-                            " them out, or add --fresh to recompute it")
-        print(f"using existing {output} (--fresh recomputes it)")
+    if use_existing(output, fresh, {"--teacher": name, "--label-order": label_order}):
         remove_parts(output)
         return
     rank, world_size = torchrun_rank()
@@ -657,7 +664,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     if rank == 0:
         print(f"using the teacher in {folder}")
     teacher = load_teacher(folder, data, label_order, device)
-    settings = [file_stamp(data), file_stamp(weights_file(folder)), teacher.classes]
+    settings = [file_stamp(data), file_stamp(weights_file(folder)), label_order]
     parts = f"{output}.{zlib.crc32(repr(settings).encode()):08x}.parts"
     if rank == 0:
         if fresh:

@@ -20,13 +20,11 @@ import math
 import os
 import pickle
 import re
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 import zipfile
 from collections import Counter
@@ -621,7 +619,7 @@ def test_vectors_are_read_from_every_format_and_refused_when_the_file_is_cut_sho
         found = bilstm.read_vectors(write(new_folder(), name, content), {*expected, "absent"})
         assert {word: vector.tolist() for word, vector in found.items()} == expected, name
         with raises(UserError, name, "expected word vectors"):
-            bilstm.read_vectors(write(new_folder(), name, content[:-6]), {*expected})
+            bilstm.read_vectors(write(new_folder(), name, content[:-8]), {*expected})
 
 
 # ---- bilstm.py: the student's file, prediction ---------------------------------------------------
@@ -818,6 +816,20 @@ def test_text_label_and_logits_share_a_line_in_our_order_of_the_classes():
         assert is_near(same.logits, expected, 1e-4)
 
 
+def test_outputs_are_named_by_config_the_default_teacher_or_the_labels():
+    folder = new_folder()
+    data = write(folder, "x.tsv", ["sentence\tlabel", "a\tneutral"])
+    write(folder, "x.dev.tsv", ["sentence\tlabel", *(f"a\t{name}" for name in NLI)])
+    mnli, other = "/" + teacher_logits.DEFAULT_TEACHERS["mnli"], ["LABEL_0", "LABEL_1", "LABEL_2"]
+    for place, names, expected in [("/a", NLI[::-1], NLI[::-1]), (mnli, other, OUTPUTS),
+                                   ("/b", other, NLI)]:
+        teacher = tiny_teacher(folder + place, 3, id2label=dict(enumerate(names)))
+        loaded = teacher_logits.load_teacher(teacher, data, None, CPU)
+        order = [expected.index(name) for name in NLI]
+        weight = weights_of(teacher)["classifier.weight"][order]
+        assert loaded.classes == NLI and is_near(loaded.model.classifier.weight.detach(), weight)
+
+
 def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labelling():
     folder = new_folder()
     data = write(folder, "x.tsv", ["sentence\tlabel", "warm\t1"])
@@ -977,9 +989,11 @@ def test_glue_is_fetched_whole_after_an_interruption_too_and_never_over_a_file()
     fetch_sst2(folder)
     for ending, part in ((".tsv", "train"), (".dev.tsv", "dev"), (".test.tsv", "test")):
         assert read(folder, "sst2" + ending).decode() == f"sentence\tlabel\n{part}\t1\n"
-    write(folder, "sst2.tsv", "mine")
-    fetch_sst2(folder)
-    assert read(folder, "sst2.tsv") == b"mine"
+    for mine, absent in (("sst2.tsv", "sst2.dev.tsv"), ("sst2.dev.tsv", "sst2.tsv")):
+        write(folder, mine, "mine")
+        os.remove(os.path.join(folder, absent))
+        fetch_sst2(folder)
+        assert read(folder, mine) == b"mine"
 
 
 # ---- distill.py: loss, optimizer, embeddings (§3.2, §4.2) ----------------------------------------
@@ -1246,6 +1260,9 @@ def stop_after(step):
 
 
 def test_a_run_stopped_after_any_step_and_started_again_ends_with_the_same_bytes():
+    def rising(teacher, rows):  # so that a fine-tuned teacher's last epoch is the best
+        return float(teacher.model.classifier.bias.abs().sum())
+
     for module, *arguments in [
             (teacher_logits, "--fine-tune", "--teacher", ENCODER, "--lr", 1e-3, 0.01, "--epochs", 2,
              "--device", "cpu"), (distill, "--alpha", 1, "--epochs", 3, *SMALL),
@@ -1254,7 +1271,7 @@ def test_a_run_stopped_after_any_step_and_started_again_ends_with_the_same_bytes
         for step in itertools.count():  # step 0 is not interrupted, nor is a step beyond the last
             folder = new_folder()
             command = [reviews_with_dev(folder), *arguments]
-            with mock.patch("teacher_logits.CHUNK", 16):
+            with mock.patch.multiple(teacher_logits, CHUNK=16, evaluate=rising):
                 with stop_after(step):
                     code, _, _ = call(module, *command)
                 if code != 0:
@@ -1272,6 +1289,7 @@ import os, teacher_logits
 def write_rows(path, *rest, real=teacher_logits.write_rows):
     if "KILLED" in os.environ and path.endswith("000003.tsv"):
         os._exit(9)
+    print(f"process {os.environ['RANK']} {path[-10:]}\\n", end="", flush=True)
     real(path, *rest)
 teacher_logits.CHUNK, teacher_logits.write_rows = 8, write_rows
 teacher_logits.main()
@@ -1288,9 +1306,10 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                write(folder, "script.py", TORCHRUN), *arguments, folder + "/two.tsv"]
     killed = subprocess.run(command, env={**environment, "KILLED": ""}, capture_output=True)
-    assert killed.returncode == 1 and not os.path.exists(folder + "/two.tsv")
+    assert killed.returncode == 1 and b"process 1 000001.tsv" in killed.stdout
+    assert not os.path.exists(folder + "/two.tsv")
     done = subprocess.run(command, env=environment, capture_output=True)
-    assert done.returncode == 0 and b"resuming after" in done.stdout, done.stderr
+    assert done.returncode == 0 and b"000001.tsv" not in done.stdout, done.stderr
     assert read(folder, "one.tsv") == read(folder, "two.tsv")
 
 
