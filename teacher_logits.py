@@ -388,8 +388,9 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     total_loss = 0.0
     for step, index in enumerate(batches):
         # our choice, as BERT itself: the rate rises over the first tenth of all steps, then falls
-        done = (epoch + (step + 1) / len(batches)) / epochs
-        optimizer.param_groups[0]["lr"] = lr * min(done / 0.1, (1 - done) / 0.9)
+        steps = epochs * len(batches)
+        done = epoch * len(batches) + step
+        optimizer.param_groups[0]["lr"] = lr * min((done + 1) / steps / 0.1, (1 - done / steps) / 0.9)
         logits = model(*collate([encoded[i] for i in index], device))
         target = targets[index].to(device)
         if target.dim() == 1:
