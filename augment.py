@@ -630,7 +630,7 @@ def main() -> None:
         return count_treebank(args.data, args.treebank, args.output or COUNTS)
     if args.p_mask + args.p_pos > 1:
         raise UserError("--p-mask and --p-pos: expected a sum of at most 1")
-    output = args.output or dataset_stem(args.data) + ".transfer.tsv"
+    output = args.output or args.data.removesuffix(".tsv") + ".transfer.tsv"
     rates = Rates(mask=args.p_mask, pos=args.p_pos, ng=args.p_ng)
     make_transfer_set(args.data, output, args.n_iter, rates, args.seed)
 

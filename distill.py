@@ -286,7 +286,8 @@ def train_student(args: argparse.Namespace, source: str, alpha: float, output: s
           f"batch {batch_size}, {args.device}", flush=True)
     settings = {"rows": file_stamp(source), "dev": file_stamp(dev or source), "alpha": alpha,
                 "hidden": args.hidden, "fc": args.fc, "dropout": args.dropout, "seed": args.seed,
-                "batch size": batch_size, "vectors": args.vectors}
+                "batch size": batch_size, "vectors": args.vectors, "words": len(vocabulary),
+                "device": args.device.type}
     best = train(student, train_set, dev_sets, output, settings, alpha, batch_size, args.epochs,
                  args.patience, args.seed, args.fresh)
     print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {alpha:g} seed "
@@ -443,12 +444,12 @@ def main() -> None:
     parser.add_argument("--patience", type=count, default=5,
                         help="epochs without a better dev accuracy; our choice: 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
-    parser.add_argument("--device", type=pick_device, default=pick_device(),
-                        help="default: cuda or mps if there is one, else cpu")
+    parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="recompute files that exist")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
+    args.device = pick_device(args.device)
     if not args.data.endswith(".tsv"):
         raise UserError(f"{args.data}: expected a file that ends in .tsv, its columns separated by "
                         "tabs; a .csv has to be saved as tab-separated text")
@@ -459,9 +460,12 @@ def main() -> None:
     if columns.label is None and not args.logits:
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
-    if args.vectors:
-        file_stamp(args.vectors)  # before long work: does it exist?
     stem = dataset_stem(args.data)
+    folder = os.path.dirname(args.output or stem) or "."
+    if not os.access(folder, os.W_OK):  # this and the next before long work
+        raise UserError(f"{folder}: no such folder, or it cannot be written")
+    if args.vectors:
+        file_stamp(args.vectors)
     if args.alpha == 1:
         output = args.output or stem + ".hard"
         train_student(args, args.logits or args.data, 1, output)
@@ -474,8 +478,13 @@ def main() -> None:
             print("\n== hard labels")
             hard = train_student(args, args.data, 1, output + ".hard")
             print_table1(args.data, logits, distilled, hard)
-    for path in (output + ".training.pt", output + ".hard.training.pt", stem + ".run"):
-        if os.path.exists(path):  # until here, an interrupted run needs them
+    finished = [output + ".training.pt"]  # until here, an interrupted run needs them
+    if args.table1:
+        finished.append(output + ".hard.training.pt")
+    if args.alpha < 1 and not args.logits:
+        finished.append(stem + ".run")
+    for path in finished:
+        if os.path.exists(path):
             os.remove(path)
 
 

@@ -302,8 +302,9 @@ def logits_accuracy(path: str) -> tuple[float, float]:
     labels = Counter()
     correct = 0
     for row in read_rows(path):
-        labels[row.label] += 1
-        correct += classes[int(np.argmax(row.logits))] == row.label
+        if row.label:
+            labels[row.label] += 1
+            correct += classes[int(np.argmax(row.logits))] == row.label
     return correct / labels.total(), max(labels.values()) / labels.total()
 
 
@@ -370,9 +371,8 @@ def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[
             state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
                          settings=settings)
             save(folder + ".training.pt", state)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(folder + ".part", folder)
     os.remove(folder + ".training.pt")
+    os.rename(folder + ".part", folder)
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
     return folder
 
@@ -546,7 +546,7 @@ def load_teacher(folder: str, data: str, label_order: list[str] | None,
     config_names = list(checkpoint.config.get("id2label", {}).values())
     if label_order:
         classes = label_order
-    elif labels <= set(config_names):
+    elif config_names and labels <= set(config_names):
         classes = config_names
     elif folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
         classes = MNLI_OUTPUTS
@@ -660,6 +660,8 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if rank == 0:
         prepare_teacher(name, data, device)
+        if os.path.exists(output):  # with --fresh: a run that resumes this one must not find it
+            os.remove(output)
     barrier()
     folder = prepare_teacher(name, data, device)
     if rank == 0:
@@ -700,8 +702,10 @@ def main() -> None:
     if not args.fine_tune:
         output = args.output or stem + ".logits.tsv"
         label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
-    elif os.path.isdir(stem + ".teacher"):
-        raise UserError(f"{stem}.teacher exists; remove it first to train another")
+    elif os.path.isdir(dataset_stem(args.tsv) + ".teacher"):
+        raise UserError(f"{dataset_stem(args.tsv)}.teacher exists; remove it to train another")
+    elif torchrun_rank()[1] > 1:
+        raise UserError("--fine-tune: expected a single process; torchrun is for labelling")
     else:
         start = fetch_teacher(args.teacher or BASE)
         fine_tune(args.tsv, start, device, args.lr, args.epochs, args.seed)
