@@ -266,6 +266,10 @@ def test_a_sentence_is_cut_to_an_n_gram_with_p_ng():
 def test_a_pair_is_altered_in_its_first_sentence_then_in_its_second_then_in_both():
     cycle = [[["ZERO"], ["zero"]], [["zero"], ["ZERO"]], [["ZERO"], ["ZERO"]]]
     assert attempts([["zero"], ["zero"]], 9, Rates(0, 1, 0)) == cycle * 3
+    row = augment.TaggedRow([["a"], ["b"]], [["A"], ["B"]])  # each sentence has its own tags
+    words_by_tag = {"A": ["new a"], "B": ["new b"]}
+    new_row = augment.augment_row(row, 2, Rates(0, 1, 0), words_by_tag, Random(0))
+    assert new_row == [["new a"], ["new b"]]
 
 
 def test_each_altered_sentence_of_a_pair_draws_its_own_n_gram():
@@ -321,6 +325,7 @@ def test_augment_sentence_gives_the_variants_of_one_sentence():
     found = augment.augment_sentence("A fine film", ["the dull plot"], 99, Rates(0, 0.5, 0))
     original, *variants = itertools.product(["a", "the"], ["fine", "dull"], ["film", "plot"])
     assert sorted(found) == sorted(map(" ".join, variants))
+    assert "film" in augment.augment_sentence("a fine film", [], 99, Rates(0, 0, 1))
     with raises(TypeError, "corpus", "list of sentences"):
         augment.augment_sentence("a fine film", "the dull plot")
 
