@@ -1209,6 +1209,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (None: absent), wha
     (D, "x.tsv --logits y.tsv", "y.tsv", {
         None: "No such file", HEADER + "a\t1\n": "expected columns logit_0, logit_1",
         LOGITS + "a\t1\t0\tnan\n": "line 2: expected a finite", LOGITS + "a\t2\t0\t1\n": "'2'",
+        LOGITS + "a\t1\t0\tinf\n": "line 2: expected a finite",
         LOGITS + "a\t1\t0\thigh\n": "line 2: expected a finite"}),
     (D, HARD + " --vectors v.txt", "v.txt", {None: "No such file", "z 1 2\n": "no vectors",
                                             "film 1 b\n": "", "film 1 2\nplot 3\n": "cut short"}),
