@@ -20,6 +20,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import threading
 import traceback
 import zipfile
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import Random
 from unittest import mock
 
@@ -45,7 +46,7 @@ from bilstm import BiLSTM, encode_texts
 # ---- Helpers -------------------------------------------------------------------------------------
 HERE = os.path.dirname(os.path.abspath(augment.__file__))
 TEMPORARY = tempfile.TemporaryDirectory()  # removed when the tests have ended
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONPATH": HERE}
 CPU = torch.device("cpu")
 torch.set_num_threads(1)
 
@@ -71,21 +72,12 @@ def read(*path):
         return f.read()
 
 
-def run(script, *args, cwd=HERE, stdin=b""):
-    """Run a script as a person would -> exit code, stdout, stderr."""
-    command = [sys.executable, os.path.join(HERE, script), *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, env=ENV, timeout=120)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
 def call(module, *args, stdin=b""):
-    """The same without starting a process: call(distill, "x.tsv", "--alpha", 1)."""
+    """Run a script: call(distill, "x.tsv", "--alpha", 1) -> exit code, stdout, stderr."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code = 0
-    argv = [module.__name__ + ".py", *map(str, args)]
-    with mock.patch("sys.argv", argv), mock.patch("sys.stdout", out), \
-            mock.patch("sys.stderr", err), \
-            mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")):
+    argv, stdin = [module.__name__, *map(str, args)], io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
+    with mock.patch.multiple(sys, argv=argv, stdin=stdin, stdout=out, stderr=err):
         try:
             augment.run(module.main, kept="what is finished is kept")
         except SystemExit as stop:
@@ -116,24 +108,18 @@ def is_near(a, b, tolerance=1e-5):
     return float((torch.as_tensor(a) - torch.as_tensor(b)).abs().max()) < tolerance
 
 
-def is_share(count, n, p):
-    """Is count / n within four standard errors of p?"""
-    return abs(count - n * p) <= 4 * math.sqrt(n * p * (1 - p)) + 1e-9
-
-
 def reviews(n, seed, unlabelled=0, logits=True):
     """Lines of a TSV: n made-up reviews that a student can learn, the last ones without a label."""
     rng = Random(seed)
     lines = ["sentence\tlabel" + ("\tlogit_0\tlogit_1" if logits else "")]
     for i in range(n):
         positive = rng.random() < 0.5
-        words = rng.choices(["warm", "fine", "great"] if positive else ["dull", "cold", "weak"], k=2)
+        words = rng.choices(("warm fine great" if positive else "dull cold weak").split(), k=2)
         words += rng.choices("the a film plot it is was , and".split(), k=rng.randrange(7))
         rng.shuffle(words)
         cells = [" ".join(words), "" if i >= n - unlabelled else str(int(positive))]
         x = rng.uniform(1, 3) * (1 if positive else -1)
-        if logits:
-            cells += [f"{-x:.6f}", f"{x:.6f}"]
+        cells += [f"{-x:.6f}", f"{x:.6f}"] if logits else []
         lines.append("\t".join(cells))
     return lines
 
@@ -141,12 +127,17 @@ def reviews(n, seed, unlabelled=0, logits=True):
 SMALL = ["--hidden", 8, "--fc", 8, "--batch-size", 8, "--device", "cpu"]  # a student to train fast
 
 
-def small_run(folder):
-    """x.tsv, x.dev.tsv and x.logits.tsv (64 rows, 24 unlabelled) -> distill.py's arguments."""
+def reviews_with_dev(folder, rows=40):
+    """Write x.tsv and x.dev.tsv -> the path of the first."""
     write(folder, "x.dev.tsv", reviews(20, 2, logits=False))
-    write(folder, "x.logits.tsv", reviews(64, 1, unlabelled=24))
-    data = write(folder, "x.tsv", reviews(40, 1, logits=False))
-    return [data, "--logits", os.path.join(folder, "x.logits.tsv"), *SMALL]
+    return write(folder, "x.tsv", reviews(rows, 1, logits=False))
+
+
+def small_run(folder):
+    """The same with p.tsv and x.logits.tsv (64 rows, 24 unlabelled) -> distill.py's arguments."""
+    write(folder, "p.tsv", ["sentence1\tsentence2\tlabel"] + [f"a\tb\t{i % 2}" for i in range(40)])
+    logits = write(folder, "x.logits.tsv", reviews(64, 1, unlabelled=24))
+    return [reviews_with_dev(folder), "--logits", logits, *SMALL]
 
 
 def tiny_student(classes=2, hidden=5, fc=7, pair=False, vocabulary=40, width=6, seed=0):
@@ -157,27 +148,24 @@ def tiny_student(classes=2, hidden=5, fc=7, pair=False, vocabulary=40, width=6, 
     return model.eval()
 
 
-TINY_CONFIG = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": 8, "num_hidden_layers": 2,
-               "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64,
-               "type_vocab_size": 2, "layer_norm_eps": 1e-12}
 TINY_VOCABULARY = [*teacher_logits.SPECIAL, *"warm fine great dull cold weak the a film plot it is "
                    "was , and un ##aff ##able cafe ' s . -".split()]
+TINY_CONFIG = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": 8, "num_hidden_layers": 2,
+               "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64,
+               "type_vocab_size": 2, "layer_norm_eps": 1e-12, "vocab_size": len(TINY_VOCABULARY)}
 
 
-def tiny_teacher(folder, classes=2, seed=0, form="bin", vocabulary=TINY_VOCABULARY, **config):
+def tiny_teacher(folder, classes=2, **config):
     """Write a random BERT's three files to `folder`, without a classifier if classes is 0."""
-    config = {**TINY_CONFIG, "vocab_size": len(vocabulary), **config}
-    torch.manual_seed(seed)
+    config = {**TINY_CONFIG, **config}
+    torch.manual_seed(0)
     model = teacher_logits.Bert(config, classes or 1)
     weights = {name: torch.randn_like(w) * 0.3 for name, w in model.state_dict().items()
                if classes or not name.startswith("classifier.")}
     os.makedirs(folder, exist_ok=True)
     write(folder, "config.json", json.dumps(config))
-    write(folder, "vocab.txt", vocabulary)
-    if form == "bin":
-        torch.save(weights, os.path.join(folder, "pytorch_model.bin"))
-    else:
-        write(folder, "model.safetensors", safetensors(weights))
+    write(folder, "vocab.txt", TINY_VOCABULARY)
+    torch.save(weights, os.path.join(folder, "pytorch_model.bin"))
     return folder
 
 
@@ -218,8 +206,9 @@ def attempts(sentences, n, rates):
 
 def has_shares(counts, n, expected):
     """Is nothing else drawn than expected, and each about as often as expected of n draws?"""
-    return counts.keys() <= expected.keys() and all(
-        is_share(counts[x], n, p) for x, p in expected.items())
+    return counts.keys() <= expected.keys() and all(  # within four standard errors
+        abs(counts[x] - n * p) <= 4 * math.sqrt(n * p * (1 - p)) + 1e-9
+        for x, p in expected.items())
 
 
 def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
@@ -239,7 +228,7 @@ def test_a_replacement_is_drawn_by_its_frequency_within_the_tag():
     assert has_shares(drawn, 10000, {"film": 0.6, "plot": 0.25, "actor": 0.1, "score": 0.05})
 
 
-def test_n_is_uniform_from_1_to_5_and_each_start_is_as_likely():
+def test_the_n_of_an_n_gram_is_uniform_from_1_to_5_and_each_start_is_as_likely():
     for length in (1, 2, 3, 5, 6, 9):
         rng = Random(length)
         drawn = Counter(tuple(augment.sample_ngram(TEN[:length], rng)) for _ in range(10000))
@@ -250,29 +239,21 @@ def test_n_is_uniform_from_1_to_5_and_each_start_is_as_likely():
         assert has_shares(drawn, 10000, expected)
 
 
-def test_the_last_word_can_be_in_an_n_gram():
-    for words in (TEN, TEN[:2]):
-        assert any(augment.sample_ngram(words, Random(i))[-1] == words[-1] for i in range(50))
-
-
 def test_a_sentence_is_cut_to_an_n_gram_with_p_ng():
     for p in (0, 0.25, 1):
         rows = attempts([TEN], 4000, Rates(0, 0, p))
-        assert is_share(sum(row != [TEN] for row in rows), 4000, p)
+        assert has_shares(Counter(row != [TEN] for row in rows), 4000, {True: p, False: 1 - p})
     for row in attempts([TEN], 50, Rates(1, 0, 1)):  # after the other rules, not in their place
         assert set(row[0]) == {MASK} and len(row[0]) <= 5
 
 
-def test_a_pair_is_altered_in_its_first_sentence_then_in_its_second_then_in_both():
+def test_a_pair_is_altered_in_its_first_sentence_then_second_then_both_each_with_its_n_gram():
     cycle = [[["ZERO"], ["zero"]], [["zero"], ["ZERO"]], [["ZERO"], ["ZERO"]]]
     assert attempts([["zero"], ["zero"]], 9, Rates(0, 1, 0)) == cycle * 3
     row = augment.TaggedRow([["a"], ["b"]], [["A"], ["B"]])  # each sentence has its own tags
     words_by_tag = {"A": ["new a"], "B": ["new b"]}
     new_row = augment.augment_row(row, 2, Rates(0, 1, 0), words_by_tag, Random(0))
     assert new_row == [["new a"], ["new b"]]
-
-
-def test_each_altered_sentence_of_a_pair_draws_its_own_n_gram():
     rows = attempts([TEN, TEN], 9000, Rates(0, 0, 0.5))[2::3]
     seen = Counter((first != TEN, second != TEN) for first, second in rows)
     assert has_shares(seen, 3000, dict.fromkeys(itertools.product([True, False], repeat=2), 0.25))
@@ -304,21 +285,17 @@ def test_the_rows_come_first_as_they_are_then_new_rows_without_a_label():
             assert [" ".join(tokenize(text)) for text in texts] == texts != ["a fine film"]
 
 
-def test_the_defaults_are_those_of_the_paper_with_20_attempts_and_10_for_pairs():
+def test_defaults_are_the_papers_with_20_attempts_or_10_for_pairs_and_a_seed_gives_one_set():
     for lines, n_iter in [(SINGLES, 20), (PAIRS, 10)]:
         path = write(new_folder(), "x.tsv", lines)
-        flags = ["--p-mask", 0.3, "--p-pos", 0.2, "--p-ng", 0.4, "--n-iter", 7]
-        for arguments, n, rates in [([], n_iter, (0.1, 0.1, 0.25)), (flags, 7, (0.3, 0.2, 0.4))]:
-            assert call(augment, path, *arguments)[::2] == (0, "")
+        flags = "--p-mask 0.3 --p-pos 0.2 --p-ng 0.4 --n-iter 7 --seed 8".split()
+        for arguments, n, rates, seed in [([], n_iter, (0.1, 0.1, 0.25), 0),
+                                          (flags, 7, (0.3, 0.2, 0.4), 8)]:
+            command = [sys.executable, os.path.join(HERE, "augment.py"), path, *arguments]
+            subprocess.check_output(command, env=ENV)  # its sets have another order than ours
             made = read(path.replace(".tsv", ".transfer.tsv")).decode().splitlines()
-            assert made == transfer_set(lines, n_iter=n, rates=Rates(*rates))
-
-
-def test_one_seed_gives_one_transfer_set():
-    path = write(new_folder(), "x.tsv", SINGLES)
-    run("augment.py", path, "--seed", 7, "-o", path + ".out")  # its sets have another order
-    assert read(path + ".out").decode().splitlines() == transfer_set(SINGLES, seed=7)
-    assert transfer_set(SINGLES, seed=7) != transfer_set(SINGLES, seed=8)
+            assert made == transfer_set(lines, n_iter=n, rates=Rates(*rates), seed=seed)
+        assert transfer_set(lines, seed=7) != transfer_set(lines, seed=8)
 
 
 def test_augment_sentence_gives_the_variants_of_one_sentence():
@@ -331,7 +308,7 @@ def test_augment_sentence_gives_the_variants_of_one_sentence():
 
 
 # ---- augment.py: rows and words of a TSV ---------------------------------------------------------
-def test_the_columns_of_every_task_are_found_by_their_names():
+def test_the_columns_of_every_task_are_found_by_their_names_and_classes_are_sorted():
     for header, line, texts, label, logits in [
             ("sentence|label", "a|1 ", "a", "1", ()), ("hypothesis|premise", "b|a", "a|b", "", ()),
             ("sentence1|sentence2|label1|gold_label", "a|b|no|yes", "a|b", "yes", ()),
@@ -343,6 +320,8 @@ def test_the_columns_of_every_task_are_found_by_their_names():
         assert list(read_rows(path)) == [(2, tuple(texts.split("|")), label, logits)]
         assert augment.read_columns(path).is_pair == ("|" in texts)
     assert augment.read_columns(path).classes == ["1", "0"]
+    for labels in ["2 9 10", "neg pos", "entailment neutral contradiction"]:
+        assert augment.sort_classes(reversed(labels.split() * 2)) == labels.split()
 
 
 def test_a_byte_order_mark_crlf_and_a_missing_last_newline_change_nothing():
@@ -374,11 +353,6 @@ def test_every_tenth_labelled_row_is_held_out_unless_there_is_a_dev_file():
     assert splits == [list(read_rows(dev)), rows]
 
 
-def test_classes_are_in_the_order_of_numbers_of_glue_or_of_their_names():
-    for labels in ["2 9 10", "neg pos", "entailment neutral contradiction"]:
-        assert augment.sort_classes(reversed(labels.split() * 2)) == labels.split()
-
-
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
     for text, words in [
             ("It's.  Don't [MASK]! don’t", "it 's . do n't [MASK] ! do n't"), (" \t ", ""),
@@ -406,13 +380,9 @@ def test_text_that_is_split_already_does_not_change():
 
 
 # ---- augment.py: the part-of-speech tagger -------------------------------------------------------
-def test_the_features_of_a_word_are_its_shape_with_its_last_letters_and_itself():
-    assert augment.features("film") == ["a ", "a m", "a lm", "a ilm", "film"]
+def test_the_tagger_scores_the_features_of_words_and_finds_the_best_of_all_tag_sequences():
     assert augment.features("2,5") == ["0 ", "0 5", "0 ,5", "0 2,5", "2,5"]
     assert augment.features("'s") == ["- ", "- s", "- 's", "'s"]
-
-
-def test_the_tagger_finds_the_best_of_all_tag_sequences():
     tagger = augment.Tagger(write(new_folder(), "counts.tsv", [
         "# by hand", "> EDGE\tD 3 P 5", "> D\tN 6", "> P\tV 5", "> N\tEDGE 4 V 3",
         "> V\tD 3 EDGE 4", "the\tD 6", "they\tP 5", "fish\tN 4 V 4", "barking\tN 2", "swim\tV 4"]))
@@ -450,56 +420,6 @@ def test_a_treebank_becomes_the_taggers_counts():
         assert read(path + ".tsv").decode().splitlines() == [
             "# Counts from a treebank", "> ADD\tEDGE 1", "> EDGE\tNN 1 VB 1", "> NN\tADD 1",
             "> RB\tVB 1", "> VB\tEDGE 1 RB 1", "do\tVB 1", "n't\tRB 1", "stop\tNN 1 VB 1"]
-
-
-# ---- augment.py: what all scripts share ----------------------------------------------------------
-def test_a_file_is_replaced_when_it_is_complete_and_not_before():
-    path = write(new_folder(), "x", "old")
-    with raises(KeyboardInterrupt), augment.atomic_write(path) as f:
-        f.write(b"half")
-        raise KeyboardInterrupt
-    assert read(path) == b"old" and os.listdir(os.path.dirname(path)) == ["x"]
-    with augment.atomic_write(path) as f:
-        f.write(b"new" * 9999)
-        assert read(path) == b"old"
-    assert read(path) == b"new" * 9999 and os.listdir(os.path.dirname(path)) == ["x"]
-
-
-def test_an_error_while_a_file_is_read_names_the_file():
-    for error, text in [(OSError(28, "disk full"), "x.tsv: disk full; expected rows"),
-                        (EOFError("a\n b"), "x.tsv: a b; expected rows"), (UserError("y"), "y")]:
-        with raises(UserError, text), augment.errors_in("x.tsv", "rows"):
-            raise error
-
-
-def test_progress_shows_rate_and_remaining_time_on_a_terminal_and_nothing_elsewhere():
-    line = "\r\033[Kepoch 1: 250 of 1,000 rows, 250 rows/s, 0:00:03 left"
-    for is_terminal, expected in [(True, line + "\r\033[K"), (False, "")]:
-        screen = io.StringIO()
-        screen.isatty = lambda: is_terminal
-        with mock.patch("sys.stderr", screen), mock.patch("time.monotonic", side_effect=[0, 1, 2]):
-            progress = augment.Progress("epoch 1", 1000)
-            progress.add(250)
-            progress.add(750)  # when all is done, the line is erased
-        assert screen.getvalue() == expected
-
-
-def test_a_mistake_ends_a_script_with_2_ctrl_c_with_130_and_a_closed_pipe_with_1():
-    with mock.patch.object(augment, "main", side_effect=UserError("x.tsv, line 3: wrong")):
-        assert call(augment) == (2, "", "error: x.tsv, line 3: wrong\n")
-    with mock.patch.object(augment, "main", side_effect=KeyboardInterrupt):
-        assert call(augment) == (130, "", "\nstopped: what is finished is kept\n")
-    code = 'import augment; augment.run(lambda: print("x" * 10 ** 6), "kept")'
-    command = ["bash", "-c", f"{sys.executable} -c '{code}' | true; exit $PIPESTATUS"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True)
-    assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_help_closes_with_examples_and_augment_needs_neither_numpy_nor_torch():
-    code = "import sys; sys.modules.update(numpy=None, torch=None); import augment; augment.main()"
-    help_text = subprocess.check_output([sys.executable, "-c", code, "--help"], cwd=HERE).decode()
-    assert help_text.index("--seed SEED") < help_text.index("python augment.py sst2.tsv")
-    assert help_text.rstrip().endswith(augment.__doc__.rstrip()[-200:])
 
 
 # ---- bilstm.py: the network (figures 1 and 2) ----------------------------------------------------
@@ -540,7 +460,7 @@ def logits_by_hand(model, row):
     return model.output.weight @ h.clamp(min=0) + model.output.bias
 
 
-def test_a_students_logits_are_those_of_figures_1_and_2_by_hand():
+def test_a_students_logits_are_those_of_figures_1_and_2_by_hand_whatever_the_padding():
     for pair in (False, True):  # one encoder for both sentences
         model = tiny_student(classes=3, pair=pair)
         rows, sides = some_rows(pair)
@@ -548,29 +468,6 @@ def test_a_students_logits_are_those_of_figures_1_and_2_by_hand():
         logits = model(*[side.batch(torch.arange(9)) for side in sides]).detach()
         assert is_near(logits, expected) and expected.std(dim=0).min() > 0.01
         assert is_near(bilstm.predict_logits(model, sides), expected)  # in the order of the rows
-
-
-def test_padding_does_not_change_a_students_logits():
-    lengths = torch.tensor([3, 7, 1])
-    ids, noise = torch.randint(40, (2, 3, 9))
-    noisy = torch.where(torch.arange(9) < lengths[:, None], ids, noise)
-    for n, model in [(1, tiny_student()), (2, tiny_student(pair=True))]:
-        expected = model(*[(ids[:, :7], lengths)] * n).detach()
-        assert is_near(model(*[(noisy, lengths)] * n).detach(), expected)
-
-
-def test_the_students_of_the_paper_have_963_002_and_2_406_002_parameters():
-    assert BiLSTM(torch.zeros(10, 300), 2).num_parameters() == 963_002
-    assert BiLSTM(torch.zeros(10, 300), 2, 300, 400).num_parameters() == 2_406_002
-
-
-def test_one_channel_is_trained_and_the_other_stays_as_it_was():
-    vectors = torch.randn(5, 4)
-    model = BiLSTM(vectors.clone(), 2, 3, 50)
-    model((torch.tensor([[1, 2, 3]]), torch.tensor([3]))).square().sum().backward()
-    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0).step()
-    assert (model.trained.weight != vectors).any(dim=1).tolist() == [0, 1, 1, 1, 0]
-    assert torch.equal(model.frozen.weight, vectors)
 
 
 def test_dropout_works_in_training_alone():
@@ -589,7 +486,7 @@ def test_a_word_that_the_vocabulary_lacks_is_read_as_the_mask():
     assert batch == [[[2, 0, 0], [1, 0, 2], [0, 0, 0], [1, 0, 2]], [1, 3, 1, 3]]
 
 
-def test_an_epoch_has_each_row_once_in_random_batches_of_similar_length():
+def test_batches_are_of_similar_length_random_in_training_and_longest_first_in_prediction():
     lengths = torch.tensor(Random(1).choices(range(1, 30), k=503))
     epochs = [bilstm.shuffled_batches(lengths, 10) for _ in range(2)]
     for batches in epochs:
@@ -599,10 +496,7 @@ def test_an_epoch_has_each_row_once_in_random_batches_of_similar_length():
         assert longest not in (sorted(longest), sorted(longest, reverse=True))
     first, second = ({frozenset(batch.tolist()) for batch in batches} for batches in epochs)
     assert len(first & second) < 5  # other neighbours in each epoch
-
-
-def test_prediction_reads_the_longest_rows_first_in_batches_within_a_budget_of_tokens():
-    batches = bilstm.token_batches(torch.tensor([3, 9, 1, 4, 4, 2, 30]), 12)
+    batches = bilstm.token_batches(torch.tensor([3, 9, 1, 4, 4, 2, 30]), 12)  # tokens
     assert [batch.tolist() for batch in batches] == [[6], [1], [3, 4, 0], [5, 2]]
 
 
@@ -635,17 +529,6 @@ def saved_student(pair=False):
     return path, student
 
 
-def test_a_saved_student_comes_back_and_equal_students_are_equal_files():
-    for pair in (False, True):
-        path, student = saved_student(pair)
-        loaded = bilstm.load_student(path, "cpu")
-        bilstm.save_student(path + ".again", saved_student(pair)[1])
-        assert read(path) == read(path + ".again")
-        assert loaded[1:] == student[1:] and not loaded.model.frozen.weight.requires_grad
-        logits = bilstm.predict_logits(student.model, some_rows(pair)[1])
-        assert torch.equal(bilstm.predict_logits(loaded.model, some_rows(pair)[1]), logits)
-
-
 def test_a_malicious_pickle_in_place_of_a_student_executes_nothing():
     marker = os.path.join(new_folder(), "marker")
     plain = write(new_folder(), "plain.pt", pickle.dumps(Malicious(marker)))
@@ -657,7 +540,7 @@ def test_a_malicious_pickle_in_place_of_a_student_executes_nothing():
     assert os.path.exists(marker)  # so it is indeed malicious
 
 
-def test_classify_a_tsv_and_standard_input_give_the_labels_and_probabilities_by_hand():
+def test_a_saved_student_reads_tsv_or_standard_input_and_prints_what_is_right_by_hand():
     for pair in (False, True):
         path, student = saved_student(pair)
         rows, _ = some_rows(pair)
@@ -688,6 +571,8 @@ def test_a_submission_answers_every_row_and_a_labelled_tsv_is_scored():
         assert "accuracy 0.8750 on 8 labelled rows\n" in call(bilstm, path, tsv, *arguments)[2]
     expected = [f"{i}\t{label}" for i, label in enumerate(labels)]
     assert read(tsv + ".out").decode().splitlines() == ["index\tprediction", *expected]
+
+
 # ---- teacher_logits.py: BERT (§3.1) --------------------------------------------------------------
 def teacher_says(folder, *rows):
     """The logits that the teacher in a folder gives to rows of one or two texts."""
@@ -805,20 +690,16 @@ def test_text_label_and_logits_share_a_line_in_our_order_of_the_classes():
     folder = new_folder()
     rows = ["a film\tit is fine\tneutral", "cold\t[MASK] plot\tentailment", "it\twas\t"]
     data = write(folder, "p.transfer.tsv", ["sentence1\tsentence2\tlabel", *rows])
-    plain = tiny_teacher(new_folder(), classes=3)
-    named = tiny_teacher(new_folder(), classes=3, id2label=dict(enumerate(OUTPUTS)))
+    teacher = tiny_teacher(new_folder(), classes=3)
     with mock.patch("teacher_logits.CHUNK", 2):
-        succeed(teacher_logits, data, "--teacher", named, "-o", folder + "/named.tsv")
-    succeed(teacher_logits, data, "--teacher", plain, "--label-order", ",".join(OUTPUTS))
-    header, *lines = read(folder, "named.tsv").decode().splitlines()
+        succeed(teacher_logits, data, "--teacher", teacher, "--label-order", ",".join(OUTPUTS))
+    header, *lines = read(folder, "p.logits.tsv").decode().splitlines()
     assert header.split("\t")[3:] == ["logit_" + name for name in NLI]
-    one_chunk = list(read_rows(folder + "/p.logits.tsv"))
-    for line, row, same in zip(lines, rows, one_chunk, strict=True):
-        assert line.startswith(row + "\t") and "\t".join([*same.texts, same.label]) == row
-        ids = teacher_logits.WordPiece(TINY_VOCABULARY).encode(same.texts)
-        expected = bert_by_hand(weights_of(plain), *ids)[[1, 2, 0]]
-        assert is_near([float(cell) for cell in line.split("\t")[3:]], expected, 1e-4)
-        assert is_near(same.logits, expected, 1e-4)
+    for line, row, labelled in zip(lines, rows, read_rows(folder + "/p.logits.tsv"), strict=True):
+        assert line.startswith(row + "\t") and "\t".join([*labelled.texts, labelled.label]) == row
+        ids = teacher_logits.WordPiece(TINY_VOCABULARY).encode(labelled.texts)
+        expected = bert_by_hand(weights_of(teacher), *ids)[[1, 2, 0]]
+        assert is_near(labelled.logits, expected, 1e-4)
 
 
 def test_outputs_are_named_by_config_the_default_teacher_or_the_labels():
@@ -853,11 +734,6 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
 
 # ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
 ENCODER = tiny_teacher(new_folder(), classes=0, hidden_size=64, num_hidden_layers=1)
-
-
-def reviews_with_dev(folder, rows=40):
-    write(folder, "x.dev.tsv", reviews(20, 2, logits=False))
-    return write(folder, "x.tsv", reviews(rows, 1, logits=False))
 
 
 @lru_cache
@@ -922,45 +798,31 @@ def test_fine_tuning_on_logits_takes_their_squared_distance_at_a_rate_that_rises
 @contextlib.contextmanager
 def web_server(folder):
     """Serve a folder as the hub and as GLUE; -> torch.hub's cache, empty at first."""
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=folder)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url, cache = f"http://127.0.0.1:{server.server_port}", new_folder()
         with mock.patch("torch.hub.get_dir", lambda: cache), mock.patch("builtins.print"), \
+                mock.patch.object(handler.func, "log_message"), \
                 mock.patch.dict(os.environ, HF_ENDPOINT=url, no_proxy="127.0.0.1"), \
                 mock.patch("teacher_logits.GLUE_URL", url + "/"):
             yield cache
         server.shutdown()
 
 
-def test_a_teacher_is_fetched_once_in_either_form_with_old_or_new_names_of_weights():
+def test_a_teacher_is_fetched_once_whole_into_the_cache_in_either_form_with_old_or_new_names():
     hub, rest = new_folder(), "/resolve/main"
-    tiny_teacher(hub + "/some/new" + rest, form="safetensors")
     weights = weights_of(tiny_teacher(hub + "/some/old" + rest))
+    new = tiny_teacher(hub + "/some/new" + rest)
+    os.remove(new + "/pytorch_model.bin")
+    write(new, "model.safetensors", safetensors(weights))
     old = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.arange(64)}
     for name, weight in weights.items():
         name = name.replace("LayerNorm.weight", "LayerNorm.gamma").removeprefix("bert.")
         old[name.replace("LayerNorm.bias", "LayerNorm.beta")] = weight
     torch.save(old, hub + "/some/old" + rest + "/pytorch_model.bin")
-    with web_server(hub):
-        folders = [teacher_logits.fetch_teacher(name) for name in ("some/old", "some/new")]
-        os.rename(hub + "/some", hub + "/gone")
-        assert teacher_logits.fetch_teacher("some/new") == folders[1]
-    for folder in folders:
-        expected = teacher_says(with_weights(weights), ("a fine film",))
-        assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
-
-
-def test_a_name_that_leaves_the_cache_or_is_absent_and_cut_weights_are_refused():
-    hub = new_folder()
-    served = tiny_teacher(hub + "/cut/one/resolve/main")
-    write(served, "pytorch_model.bin", read(served, "pytorch_model.bin")[:-40])
+    cut = tiny_teacher(hub + "/cut/one" + rest)
+    write(cut, "pytorch_model.bin", read(cut, "pytorch_model.bin")[:-40])
     with web_server(hub) as cache:
         for name in ("../../x", "a/..", "../x", "/etc/x", "a/b/c", "a", ".a/b", "a/b\n", "ä/b", ""):
             with raises(UserError, "no such folder; expected one, or owner/name on the hub"):
@@ -969,6 +831,12 @@ def test_a_name_that_leaves_the_cache_or_is_absent_and_cut_weights_are_refused()
             with raises(UserError, name):
                 teacher_logits.fetch_teacher(name)
         assert snapshot(cache) == {}
+        folders = [teacher_logits.fetch_teacher(name) for name in ("some/old", "some/new")]
+        os.rename(hub + "/some", hub + "/gone")
+        assert teacher_logits.fetch_teacher("some/new") == folders[1]
+    for folder in folders:
+        expected = teacher_says(with_weights(weights), ("a fine film",))
+        assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
 
 
 def fetch_sst2(folder, damage=(b"", b"")):
@@ -1079,14 +947,17 @@ def test_the_best_epoch_is_saved_patience_ends_the_run_and_a_seed_gives_the_same
     assert best != train_with([0.5, 0.9], "--epochs", 2, "--seed", 1)[0]
 
 
-def test_the_defaults_are_those_of_the_paper():
+def test_the_defaults_are_the_papers_with_963_002_parameters_and_two_channels_alike_at_first():
     folder = new_folder()
-    write(folder, "p.tsv", ["sentence1\tsentence2\tlabel"] + [f"a\tb\t{i % 2}" for i in range(40)])
     with mock.patch("distill.train", return_value={"acc": 0.5, "epoch": 1}) as train:
         succeed(distill, *small_run(folder)[:3])
         succeed(distill, folder + "/p.tsv", "--alpha", 1)
     single, pair = (called.args for called in train.call_args_list)
-    assert single[0].model.num_parameters() == 963_002
+    assert single[4].keys() >= {"rows", "alpha", "hidden", "fc", "dropout", "batch size", "seed"}
+    model = single[0].model
+    assert torch.equal(model.trained.weight, model.frozen.weight)
+    assert model.num_parameters() == 963_002
+    assert BiLSTM(torch.zeros(10, 300), 2, 300, 400).num_parameters() == 2_406_002
     assert single[3] == folder + "/x" and single[5:] == (0.0, 50, 30, 5, 0, False)
     assert pair[3] == folder + "/p.hard" and pair[5:] == (1, 256, 30, 5, 0, False)
     assert len(pair[1].labels) == 36 and len(pair[2][""].labels) == 4  # a tenth is held out
@@ -1125,10 +996,9 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     out = succeed(distill, *first)
     files = snapshot(folder)
     assert len(files) == 9 and "x.student.pt" in files and "x.hard.student.pt" in files
-    transfer, logits = (files[name].decode() for name in ("x.transfer.tsv", "x.logits.tsv"))
+    transfer = files["x.transfer.tsv"].decode()
     assert transfer.startswith(files["x.tsv"].decode()) and 60 < transfer.count("\n") <= 121
-    for row, labelled in zip(transfer.split("\n"), logits.split("\n"), strict=True):
-        assert labelled.startswith(row)
+    assert files["x.logits.tsv"].count(b"\n") == transfer.count("\n")
     accuracy, _ = teacher_logits.logits_accuracy(folder + "/x.dev.logits.tsv")
     assert re.search(rf"\nteacher +{100 * accuracy:.1f}\n6 .* \d+\.\d\n7 .* \d+\.\d\n", out)
     succeed(distill, *again[:-1], "--alpha", 1)  # row 7 by itself: the same student
@@ -1156,7 +1026,8 @@ def test_table_1_has_the_papers_column_for_its_own_tasks_only():
 def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
     def small_bert(config, classes):
         assert (config["hidden_size"], config["num_hidden_layers"]) == (1024, 24)
-        return teacher_logits.Bert({**config, **TINY_CONFIG, "max_position_embeddings": 128}, 2)
+        sizes = {"max_position_embeddings": 128, "vocab_size": config["vocab_size"]}
+        return teacher_logits.Bert({**TINY_CONFIG, **sizes}, classes)
 
     with mock.patch("distill.Bert", small_bert):
         out = succeed(distill, reviews_with_dev(new_folder()), "--table2", "--device", "cpu")
@@ -1179,7 +1050,7 @@ def snapshot(folder):
 
 
 def config(**changes):
-    return json.dumps({**TINY_CONFIG, "vocab_size": len(TINY_VOCABULARY), **changes})
+    return json.dumps({**TINY_CONFIG, **changes})
 
 
 HEADER, LOGITS = "sentence\tlabel\n", "sentence\tlabel\tlogit_0\tlogit_1\n"
@@ -1209,8 +1080,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (None: absent), wha
     (D, "x.tsv --logits y.tsv", "y.tsv", {
         None: "No such file", HEADER + "a\t1\n": "expected columns logit_0, logit_1",
         LOGITS + "a\t1\t0\tnan\n": "line 2: expected a finite", LOGITS + "a\t2\t0\t1\n": "'2'",
-        LOGITS + "a\t1\t0\tinf\n": "line 2: expected a finite",
-        LOGITS + "a\t1\t0\thigh\n": "line 2: expected a finite"}),
+        LOGITS + "a\t1\t0\tinf\n": "a finite", LOGITS + "a\t1\t0\thigh\n": "a finite"}),
     (D, HARD + " --vectors v.txt", "v.txt", {None: "No such file", "z 1 2\n": "no vectors",
                                             "film 1 b\n": "", "film 1 2\nplot 3\n": "cut short"}),
     (D, HARD + " --vectors v.bin", "v.bin", {b"1 2\nfilm " + bytes(7): "cut short"}),
@@ -1233,17 +1103,13 @@ def test_bad_input_is_one_line_that_names_it_and_no_file_changes():
     base, before = new_folder(), os.getcwd()
     succeed(distill, *small_run(base), "--epochs", 1)
     tiny_teacher(base + "/bert")
-    write(base, "p.tsv", ["sentence1\tsentence2\tlabel"] + [f"a\tb\t{i % 2}" for i in range(40)])
     for module, arguments, file, faults in BAD_INPUT:
         for fault, expected in faults.items():
-            folder = new_folder()
-            os.mkdir(folder + "/bert")
-            files = snapshot(base)
+            folder = shutil.copytree(base, os.path.join(new_folder(), "copy"))
             if file:
-                files[file] = fault
-            for name, content in files.items():
-                if content is not None:
-                    write(folder, name, content)
+                write(folder, file, fault or "")
+            if fault is None:
+                os.remove(os.path.join(folder, file))
             files = snapshot(folder)
             os.chdir(folder)
             try:
@@ -1267,7 +1133,19 @@ def stop_after(step):
     return mock.patch("os.replace", replace)
 
 
-def test_a_run_stopped_after_any_step_and_started_again_ends_with_the_same_bytes():
+def test_a_file_is_replaced_when_it_is_complete_and_not_before():
+    path = write(new_folder(), "x", "old")
+    with raises(KeyboardInterrupt), augment.atomic_write(path) as f:
+        f.write(b"half")
+        raise KeyboardInterrupt
+    assert read(path) == b"old" and os.listdir(os.path.dirname(path)) == ["x"]
+    with augment.atomic_write(path) as f:
+        f.write(b"new" * 9999)
+        assert read(path) == b"old"
+    assert read(path) == b"new" * 9999 and os.listdir(os.path.dirname(path)) == ["x"]
+
+
+def test_a_run_stopped_with_ctrl_c_after_any_step_and_started_again_ends_with_the_same_bytes():
     rising = mock.Mock(side_effect=itertools.count())  # the last epoch of a teacher is the best
     for module, *arguments in [
             (teacher_logits, "--fine-tune", "--teacher", ENCODER, "--lr", 1e-3, 0.01, "--epochs", 2,
@@ -1279,8 +1157,9 @@ def test_a_run_stopped_after_any_step_and_started_again_ends_with_the_same_bytes
             command = [reviews_with_dev(folder), *arguments]
             with mock.patch.multiple(teacher_logits, CHUNK=16, evaluate=rising):
                 with stop_after(step):
-                    code, _, _ = call(module, *command)
+                    code, _, err = call(module, *command)
                 if code != 0:
+                    assert code == 130 and err.endswith("\nstopped: what is finished is kept\n")
                     succeed(module, *command)
             if step == 0:
                 expected = snapshot(folder)
@@ -1303,7 +1182,7 @@ teacher_logits.main()
 
 
 def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
-    folder, environment = new_folder(), {**ENV, "PYTHONPATH": HERE}
+    folder = new_folder()
     data = write(folder, "x.transfer.tsv", reviews(50, 1, unlabelled=50, logits=False))
     teacher = tiny_teacher(folder + "/bert", id2label={"0": "0", "1": "1"})
     arguments = [data, "--teacher", teacher, "--device", "cpu", "-o"]
@@ -1311,10 +1190,10 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
         succeed(teacher_logits, *arguments, folder + "/one.tsv")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                write(folder, "script.py", TORCHRUN), *arguments, folder + "/two.tsv"]
-    killed = subprocess.run(command, env={**environment, "KILLED": ""}, capture_output=True)
+    killed = subprocess.run(command, env={**ENV, "KILLED": ""}, capture_output=True)
     assert killed.returncode == 1 and b"process 1 000001.tsv" in killed.stdout
     assert not os.path.exists(folder + "/two.tsv")
-    done = subprocess.run(command, env=environment, capture_output=True)
+    done = subprocess.run(command, env=ENV, capture_output=True)
     assert done.returncode == 0 and b"000001.tsv" not in done.stdout, done.stderr
     assert read(folder, "one.tsv") == read(folder, "two.tsv")
 
@@ -1339,6 +1218,7 @@ def test_the_commands_in_the_readme_name_files_and_flags_that_exist():
     for script in SCRIPTS:
         text += sys.modules[script].__doc__
         help_text = succeed(sys.modules[script], "--help")
+        assert help_text.rstrip().endswith(sys.modules[script].__doc__.rstrip()[-200:])
         flags[script + ".py"] = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", help_text))
     for script, arguments in re.findall(r"(?:python|torchrun .*?) (\w+\.py)([^\n`#&|]*)", text):
         assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", arguments)) <= flags[script], arguments
@@ -1353,8 +1233,6 @@ def test_the_samples_logits_belong_to_the_rows_of_the_sample():
     assert labelled == [row[1:3] for row in read_rows(os.path.join(HERE, "sample.tsv"))]
 
 
-
-
 def readme_section(heading):
     return read(HERE, "README.md").decode().split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
@@ -1362,31 +1240,23 @@ def readme_section(heading):
 def test_each_function_of_the_coursework_fails_its_tests_when_it_is_blank():
     rows = re.findall(r"\| \d \| [\d.]+ h \| (.+) \| (.+) \|", readme_section("Coursework"))
     assert len(rows) == 5
+    blank = NotImplementedError
     for functions, words in rows:
         for name in re.findall(r"`(.+?)`", functions):
-            owner = sys.modules[name.split(".")[0]]
-            for part in name.split(".")[1:-1]:
-                owner = getattr(owner, part)
             for word in re.findall(r"`(.+?)`", words):
                 tests = [test for test in globals() if test.startswith("test_") and word in test]
-                blank = mock.patch.object(owner, name.split(".")[-1], side_effect=Blank)
-                with blank, raises(Blank):
+                with mock.patch(name, side_effect=blank), raises(blank):
                     for test in tests:
                         globals()[test]()
                 if name not in ("augment.augment_row", "augment.sample_ngram"):
                     break
 
 
-class Blank(Exception):
-    """Raised by a function whose body a student has still to write."""
-
-
 def test_the_python_example_of_the_readme_runs_as_printed():
     folder = new_folder()
     succeed(distill, *small_run(folder), "--epochs", 1, "-o", os.path.join(folder, "sample"))
     code = re.search(r"```python\n(.+?)```", readme_section("Try it"), re.S)[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True,
-                          env={**ENV, "PYTHONPATH": HERE}, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, env=ENV)
     assert done.returncode == 0, done.stderr
     assert re.match(rb"\[\('[01]', 0\.\d+\), \('[01]', 0\.\d+\)\]\n\['", done.stdout), done.stdout
 
@@ -1400,9 +1270,7 @@ def test_the_results_of_the_readme_are_those_of_results_csv():
                       readme_section("Results"), re.M)
     assert len(rows) >= 3
     for run_name, best, deviation, last in rows:
-        seeds = epochs[run_name].values()
-        bests = [max(seed) for seed in seeds]
-        lasts = [seed[-1] for seed in seeds]
+        bests, lasts = zip(*[(max(seed), seed[-1]) for seed in epochs[run_name].values()])
         assert f"{np.mean(bests):.1f}" == best, (run_name, np.mean(bests))
         assert f"{np.mean(lasts):.1f}" == last, (run_name, np.mean(lasts))
         if deviation:
