@@ -4,9 +4,9 @@
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
     python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.tsv
 
-In reading order: the three rules, the transfer set. After the line "Plumbing": rows and words of a
-TSV, the part-of-speech tagger, what all scripts share. Standard library only. All random numbers
-come from random.Random.random, so one seed gives the same file on every machine.
+In reading order: the three rules, the transfer set. After the line "Supporting code": the rows and
+words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only. All random
+numbers come from random.Random.random, so one seed gives the same file on every machine.
 """
 import argparse
 import gzip
@@ -18,9 +18,10 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from itertools import islice
 from math import isfinite, log
 from random import Random
-from typing import BinaryIO, Callable, Iterable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple, TextIO
 
 MASK = "[MASK]"                     # BERT's mask token, and the student's unknown word (§3.3)
 MAX_NGRAM = 5                       # §3.3: an n-gram has 1 to 5 words
@@ -29,23 +30,23 @@ PAIR_CYCLE = [(0,), (1,), (0, 1)]   # §3.3: alter the first sentence only, the 
 
 class Rates(NamedTuple):
     """The probabilities of the three rules, with the values of §3.3."""
-    mask: float = 0.1   # p_mask
-    pos: float = 0.1    # p_pos
-    ng: float = 0.25    # p_ng
+    p_mask: float = 0.1
+    p_pos: float = 0.1
+    p_ng: float = 0.25
 
 
 def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
                     words_by_tag: dict[str, list[str]], rng: Random) -> list[str]:
-    """Masking and POS-guided word replacement; one uniform draw X a word chooses between them.
+    """Masking and POS-guided word replacement: for each word one uniform draw X decides.
 
     ["a", "fine", "film"] -> ["a", "[MASK]", "film"] or ["a", "fine", "plot"]
     """
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.mask or word == MASK:  # a [MASK] of the input stays one
+        if x < rates.p_mask or word == MASK:  # a [MASK] of the input stays one
             new_words.append(MASK)
-        elif x < rates.mask + rates.pos:
+        elif x < rates.p_mask + rates.p_pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
         else:
             new_words.append(word)
@@ -89,7 +90,7 @@ def augment_row(row: TaggedRow, attempt: int, rates: Rates, words_by_tag: dict[s
     sentences = list(row.words)
     for i in altered:
         words = mask_or_replace(row.words[i], row.tags[i], rates, words_by_tag, rng)
-        if rng.random() < rates.ng:
+        if rng.random() < rates.p_ng:
             words = sample_ngram(words, rng)
         sentences[i] = words
     return sentences
@@ -118,6 +119,11 @@ def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_ta
 
 
 # ---- The transfer set ----------------------------------------------------------------------------
+def tag_row(texts: Iterable[str], tagger: "Tagger") -> TaggedRow:
+    words = [tokenize(text) for text in texts]
+    return TaggedRow(words, [tagger.tag(sentence) for sentence in words])
+
+
 def index_by_tag(rows: Iterable[TaggedRow]) -> dict[str, list[str]]:
     """tag -> all words of the rows with this tag, with repetitions: {"NN": ["film", "film"]}."""
     words_by_tag = defaultdict(list)
@@ -140,25 +146,23 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     if n_iter is None:
         n_iter = 10 if is_pair else 20
     tagger = Tagger()
-    tagged = []
+    rows = []
     synthetic = 0
     with atomic_write(output) as f:
-        f.write(b"sentence1\tsentence2\tlabel\n" if is_pair else b"sentence\tlabel\n")
+        f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
         progress = Progress("tagging", count_rows(source))
         for row in read_rows(source):
-            f.write("\t".join([*row.texts, row.label]).encode() + b"\n")
-            words = [tokenize(text) for text in row.texts]
-            tagged.append(TaggedRow(words, [tagger.tag(sentence) for sentence in words]))
+            f.write("\t".join([*row.texts, row.label]) + "\n")
+            rows.append(tag_row(row.texts, tagger))
             progress.add(1)
-        progress = Progress("augmenting", len(tagged))
-        words_by_tag = index_by_tag(tagged)
-        for new_rows in synthetic_rows(tagged, n_iter, rates, words_by_tag, Random(seed)):
-            f.writelines(f"{cells}\t\n".encode() for cells in new_rows)
+        progress = Progress("augmenting", len(rows))
+        words_by_tag = index_by_tag(rows)
+        for new_rows in synthetic_rows(rows, n_iter, rates, words_by_tag, Random(seed)):
+            f.writelines(cells + "\t\n" for cells in new_rows)
             synthetic += len(new_rows)
             progress.add(1)
-    duplicates = n_iter * len(tagged) - synthetic
-    print(f"wrote {output}: {len(tagged):,} original rows and {synthetic:,} synthetic rows "
-          f"(n_iter {n_iter}, {duplicates:,} duplicates dropped)")
+    print(f"wrote {output}: {len(rows):,} original rows and {synthetic:,} synthetic rows (n_iter "
+          f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
 
 
 def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
@@ -169,14 +173,11 @@ def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: 
     """
     check_is_list("corpus", corpus)
     tagger = Tagger()
-    rows = []
-    for text in [sentence, *corpus]:
-        words = tokenize(text)
-        rows.append(TaggedRow([words], [tagger.tag(words)]))
+    rows = [tag_row([text], tagger) for text in [sentence, *corpus]]
     return next(synthetic_rows(rows[:1], n_iter, rates, index_by_tag(rows), Random(seed)))
 
 
-# ==== Plumbing: rows of a TSV =====================================================================
+# ==== Supporting code: rows of a TSV ==============================================================
 TEXT_COLUMNS = [("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"),
                 ("premise", "hypothesis"), ("#1 String", "#2 String"), ("sentence",)]
 LABEL_COLUMNS = ["label", "gold_label", "is_duplicate", "Quality"]
@@ -226,12 +227,10 @@ def read_columns(path: str) -> Columns:
     """Find the columns by their names, which differ between GLUE's tasks. Raises UserError."""
     _, names = next(read_lines(path), (1, [""]))
     text = next((columns for columns in TEXT_COLUMNS if set(columns) <= set(names)), None)
-    if text is None and len(names) == 1 and "," in names[0]:
-        raise UserError(f"{path}, line 1: the columns are separated by commas; expected tabs (in a "
-                        "spreadsheet: save as tab-separated text)")
     if text is None:
         raise UserError(f"{path}, line 1: expected a header with `sentence`, or `sentence1` and "
-                        f"`sentence2`, separated by tabs; found: {' '.join(names)[:80]}")
+                        "`sentence2`, and tabs between the columns, not commas; "
+                        f"found: {' '.join(names)[:80]}")
     label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
     logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
     return Columns(names, [names.index(name) for name in text], label, logits)
@@ -267,7 +266,7 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
         quoted += texts[0][:1] == texts[0][-1:] == '"'
         yield Row(n, texts, label, logits)
     if not rows:
-        raise UserError(f"{path}: no usable rows; expected some after the header")
+        raise UserError(f"{path}: no usable rows")
     if skipped:
         print(f"note: {path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
     if quoted > rows / 2:
@@ -275,19 +274,20 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
               "part of the text; expected no quoting")
 
 
-def read_split(path: str, dev: str | None, split: str) -> Iterator[Row]:
-    """The rows for training ("train") or for evaluation ("dev").
-
-    If there is no dev file, every tenth labelled row of `path` is held out for evaluation.
-    """
+def read_dev(path: str, dev: str | None) -> Iterator[Row]:
+    """Labelled rows for evaluation: those of the file `dev`; without one every tenth of `path`."""
+    labelled = (row for row in read_rows(dev or path) if row.label)
     if dev:
-        yield from read_rows(dev if split == "dev" else path)
-        return
+        return labelled
+    return islice(labelled, 9, None, 10)
+
+
+def read_train(path: str, dev: str | None) -> Iterator[Row]:
+    """The other rows of `path`, with or without a label."""
     labelled = 0
     for row in read_rows(path):
         labelled += row.label != ""
-        is_held_out = row.label != "" and labelled % 10 == 0
-        if is_held_out == (split == "dev"):
+        if dev or row.label == "" or labelled % 10 != 0:
             yield row
 
 
@@ -298,16 +298,16 @@ def count_rows(path: str) -> int:
 
 
 def use_existing(path: str, fresh: bool, flags: dict[str, object]) -> bool:
-    """Is there no need to compute `path`, since it exists and is not to be fresh?
+    """True if `path` exists and is not to be recomputed (fresh).
 
-    Raises UserError if one of the flags was given (is not None), which then has no effect.
+    Raises UserError if one of the flags was given (is not None): it would have no effect.
     """
     if fresh or not os.path.exists(path):
         return False
     for flag, value in flags.items():
         if value is not None:
-            raise UserError(f"{path} exists, so {flag} would have no effect; leave it out to use "
-                            "the file, or add --fresh to recompute it")
+            raise UserError(f"{path} exists, so {flag} would have no effect; leave {flag} out, or "
+                            "add --fresh to recompute the file")
     print(f"using existing {path} (--fresh recomputes it)")
     return True
 
@@ -361,7 +361,7 @@ def tokenize(text: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 18)
 def split_token(token: str) -> list[str]:
-    """One token without blanks: "don't," -> ["do", "n't", ","]. Keeps the period of "mr."."""
+    """One token without spaces: "don't," -> ["do", "n't", ","]. Keeps the period of "mr."."""
     words = []
     for piece in PIECE.findall(token.replace("’", "'").lower().replace("[mask]", MASK)):
         endings = []
@@ -492,16 +492,16 @@ def count_treebank(path: str, source: str, output: str) -> None:
     # our choice: no words of more than 20 letters, mostly addresses; the file is smaller so
     keys = [key for key in sorted(counts) if key[:2] == "> " or len(key) <= 20 and " " not in key]
     with atomic_write(output) as f:
-        f.write(f"# Counts from {source}\n".encode())
+        f.write(f"# Counts from {source}\n")
         for key in keys:
             fields = [f"{tag} {n}" for tag, n in sorted(counts[key].items())]
-            f.write(f"{key}\t{' '.join(fields)}\n".encode())
+            f.write(f"{key}\t{' '.join(fields)}\n")
     print(f"wrote {output}: {len(keys):,} lines")
 
 
 # ---- What all scripts share ----------------------------------------------------------------------
 class UserError(Exception):
-    """A mistake that the user can mend; the text names the file, the line and what was expected."""
+    """A mistake that the user can correct; it names the file, the line and what was expected."""
 
 
 @contextmanager
@@ -520,14 +520,12 @@ def errors_in(path: str, expected: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: str) -> Iterator[BinaryIO]:
-    """A binary file that is moved to `path` when the block ends: complete, or not there at all."""
+def atomic_write(path: str) -> Iterator[TextIO]:
+    """A text file that is moved to `path` when the block ends: complete, or not there at all."""
     part = f"{path}.{os.getpid()}.part"
     try:
-        with open(part, "wb") as f:
+        with open(part, "w", encoding="utf-8", newline="\n") as f:
             yield f
-            f.flush()
-            os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException as error:
         if os.path.exists(part):
@@ -550,15 +548,14 @@ class Progress:
     def add(self, rows: int) -> None:
         self.done += rows
         now = time.monotonic()
-        if not sys.stderr.isatty() or (now - self.shown < 0.2 and self.done < self.total):
+        is_last = self.done >= self.total
+        if not sys.stderr.isatty() or (now - self.shown < 0.2 and not is_last):
             return
         self.shown = now
         rate = self.done / (now - self.start + 1e-9)
-        remaining = timedelta(seconds=round((self.total - self.done) / rate))
-        line = ""  # when all is done, the line is erased
-        if self.done < self.total:
-            line = (f"{self.title}: {self.done:,} of {self.total:,} rows, {rate:,.0f} rows/s, "
-                    f"{remaining} left")
+        left = timedelta(seconds=round((self.total - self.done) / rate))
+        counts = f"{self.done:,} of {self.total:,} rows, {rate:,.0f} rows/s, {left} left"
+        line = "" if is_last else f"{self.title}: {counts}"
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
@@ -619,9 +616,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="attempts for each row (default: 20, and 10 for pairs; §4)")
-    parser.add_argument("--p-mask", type=rate, default=Rates().mask, help="default: 0.1 (§3.3)")
-    parser.add_argument("--p-pos", type=rate, default=Rates().pos, help="default: 0.1 (§3.3)")
-    parser.add_argument("--p-ng", type=rate, default=Rates().ng, help="default: 0.25 (§3.3)")
+    parser.add_argument("--p-mask", type=rate, default=Rates().p_mask, help="default: 0.1 (§3.3)")
+    parser.add_argument("--p-pos", type=rate, default=Rates().p_pos, help="default: 0.1 (§3.3)")
+    parser.add_argument("--p-ng", type=rate, default=Rates().p_ng, help="default: 0.25 (§3.3)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
                         help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")
@@ -631,7 +628,7 @@ def main() -> None:
     if args.p_mask + args.p_pos > 1:
         raise UserError("--p-mask and --p-pos: expected a sum of at most 1")
     output = args.output or args.data.removesuffix(".tsv") + ".transfer.tsv"
-    rates = Rates(mask=args.p_mask, pos=args.p_pos, ng=args.p_ng)
+    rates = Rates(args.p_mask, args.p_pos, args.p_ng)
     make_transfer_set(args.data, output, args.n_iter, rates, args.seed)
 
 

@@ -4,8 +4,8 @@
     python bilstm.py sst2.student.pt sst2.test.tsv -o SST-2.tsv     # a file for GLUE's server
     echo "a charming film" | python bilstm.py sst2.student.pt       # one sentence a line
 
-In reading order: the network, batches, prediction. After the line "Plumbing": word vectors, the
-student's file, the command line. distill.py trains the student.
+In reading order: the network, batches, prediction. After the line "Supporting code": word
+vectors, the student's file, the command line. distill.py trains the student.
 
 Shapes: B batch, T words of the longest sentence, E embedding, H hidden units, C classes.
 """
@@ -90,14 +90,13 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """N sentences as token ids, laid end to end in one tensor: 4 bytes a word."""
+    """The token ids of N sentences, concatenated in one tensor, so without padding in memory."""
 
     def __init__(self, ids: list[array], device: torch.device):
         self.lengths = torch.tensor([len(sentence) for sentence in ids])  # (N,), on the CPU
         starts = self.lengths.cumsum(0) - self.lengths
         self.starts = starts.to(device)                                   # (N,)
-        flat = torch.frombuffer(bytearray().join(ids), dtype=torch.int32)  # all arrays, end to end
-        self.ids = flat.to(device)                                        # (all words,)
+        self.ids = torch.frombuffer(bytearray().join(ids), dtype=torch.int32).to(device)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
@@ -112,7 +111,7 @@ class Sentences:
 
 def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
                  device: torch.device) -> Sentences:
-    """Texts -> token ids; a word that the vocabulary lacks becomes [MASK], id 0."""
+    """Texts -> token ids; a word that is not in the vocabulary becomes [MASK], id 0."""
     sentences = []
     for text in texts:
         ids = [vocabulary.get(word, 0) for word in tokenize(text)]
@@ -165,31 +164,31 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     check_is_list("texts", texts)
     if not texts:
         return []
-    sides = zip(*texts) if student.model.pair else [texts]
+    texts_by_side = zip(*texts) if student.model.pair else [texts]
     device = student.model.output.weight.device
-    sides = [encode_texts(side, student.vocabulary, device) for side in sides]
+    sides = [encode_texts(side, student.vocabulary, device) for side in texts_by_side]
     probabilities, best = predict_logits(student.model, sides).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best]
     return list(zip(labels, probabilities.tolist()))
 
 
-# ==== Plumbing: word vectors ======================================================================
+# ==== Supporting code: word vectors ===============================================================
 def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
     """The vectors (E,) of the wanted words, from word2vec's binary format (.bin) or from text.
 
-    Text (GloVe, fastText, word2vec) has a word and its numbers a line; both may be compressed
-    (.gz). Where a file has "Paris" alone, as GoogleNews does, it serves for "paris".
+    Text (GloVe, fastText, word2vec) has one word per line, then its numbers; both may be compressed
+    (.gz). If a file has "Paris" but not "paris", as GoogleNews does, "paris" gets that vector.
     Raises UserError.
     """
     read = read_binary if path.removesuffix(".gz").endswith(".bin") else read_text
     open_file = gzip.open if path.endswith(".gz") else open
     found = {}
-    with errors_in(path, "word vectors: word2vec's .bin, or text, a word and its numbers a line"):
+    with errors_in(path, "word vectors: word2vec's .bin, or text with one word per line"):
         with open_file(path, "rb") as f:
             for word, vector in read(io.BufferedReader(f), wanted):
                 if word in wanted:
                     found[word] = vector
-                else:  # "Paris" serves for "paris", unless the file has that too
+                else:
                     found.setdefault(word.lower(), vector)
     return found
 
@@ -207,13 +206,13 @@ def read_text(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]
         if word.lower() in wanted:
             numbers = rest.split(b" ")
             if len(numbers) < width:
-                raise ValueError(f"{len(numbers)} numbers for {word!r}; is the file cut short?")
-            if len(numbers) == width:  # more if a "word" of GloVe contains a blank
+                raise ValueError(f"{len(numbers)} numbers for {word!r}; is the file truncated?")
+            if len(numbers) == width:  # more if a "word" of GloVe contains a space
                 yield word, np.array(numbers, dtype=np.float32)
 
 
 def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """A line with count and width; then for each word its name, a blank, `width` float32."""
+    """A line with count and width; then for each word its name, a space, `width` float32."""
     count, width = map(int, f.readline(100).split())
     for _ in range(count):
         name = b""
@@ -221,7 +220,7 @@ def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray
             name += byte
         vector = f.read(4 * width)
         if len(vector) < 4 * width:
-            raise ValueError("the file is cut short")
+            raise ValueError("the file is truncated")
         word = name.lstrip(b"\n").decode("utf-8", "replace")
         if word.lower() in wanted:
             yield word, np.frombuffer(vector, dtype="<f4")
@@ -230,22 +229,19 @@ def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray
 # ---- Files of weights ----------------------------------------------------------------------------
 def save(path: str, state: dict) -> None:
     """torch.save, moved into place when it is complete."""
-    memory = io.BytesIO()  # not the file itself: its name would be part of the bytes
-    torch.save(state, memory)
     with atomic_write(path) as f:
-        f.write(memory.getbuffer())
+        torch.save(state, f.buffer)
 
 
 def load(path: str) -> dict:
     """torch.load with weights_only, which executes nothing. Raises UserError."""
-    with errors_in(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about unusual pickles, which are refused below
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception:  # its own messages are long, and recommend weights_only=False
-            raise ValueError("damaged, or not a file of weights and plain data") from None
+    warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is refused below
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except Exception:  # torch's own messages are long, and recommend weights_only=False
+        raise UserError(f"{path}: damaged, or not a file of weights and plain data") from None
 
 
 def load_checkpoint(path: str, settings: dict, fresh: bool = False) -> dict | None:
@@ -312,15 +308,14 @@ def classify_rows(student: Student, rows: Iterable[Row],
 
 def typed_rows(pair: bool) -> Iterator[Row]:
     """The lines of standard input; a pair has a tab between its sentences."""
+    expected = "two sentences with a tab between" if pair else "one sentence"
     if sys.stdin.isatty():
-        what = "a pair a line, with a tab between" if pair else "a sentence a line"
-        print(f"type {what}; Ctrl-D ends", file=sys.stderr)
+        print(f"type {expected} per line; Ctrl-D ends", file=sys.stderr)
     for n, line in enumerate(sys.stdin.buffer, start=1):
-        with errors_in(f"standard input, line {n}"):
+        with errors_in(f"standard input, line {n}", expected):
             texts = tuple(line.decode().rstrip("\r\n").split("\t"))
-            if len(texts) != (2 if pair else 1):
-                raise ValueError("expected two sentences with a tab between for a student of pairs,"
-                                 " one sentence for any other")
+            if len(texts) != 1 + pair:
+                raise ValueError(f"found {len(texts)}")
         yield Row(n, texts, "", ())
 
 
@@ -335,23 +330,21 @@ def main() -> None:
         raise UserError("-o needs a TSV; without one, the answers are printed")
     student = load_student(args.student, args.device)
     pair = student.model.pair
-    if args.tsv and read_columns(args.tsv).is_pair != pair:
-        raise UserError(f"{args.tsv}: this student reads {'pairs' if pair else 'single sentences'}")
-    if args.tsv:
+    if not args.tsv:
+        answers = classify_rows(student, typed_rows(pair), 1 if sys.stdin.isatty() else WINDOW)
+    elif read_columns(args.tsv).is_pair == pair:
         answers = classify_rows(student, read_rows(args.tsv, include_invalid=True))
     else:
-        answers = classify_rows(student, typed_rows(pair), 1 if sys.stdin.isatty() else WINDOW)
+        raise UserError(f"{args.tsv}: this student reads {'pairs' if pair else 'single sentences'}")
     labelled = correct = 0
-    with atomic_write(args.output) if args.output else nullcontext(sys.stdout.buffer) as f:
-        if args.output:
-            f.write(b"index\tprediction\n")
+    with atomic_write(args.output) if args.output else nullcontext() as submission:
+        if submission:
+            submission.write("index\tprediction\n")
         for i, (row, label, probability) in enumerate(answers):
-            cells = [label, f"{probability:.4f}", *row.texts]
-            if args.output:
-                cells = [str(i), label]
-            f.write("\t".join(cells).encode() + b"\n")
-            if not args.output:
-                f.flush()
+            if submission:
+                submission.write(f"{i}\t{label}\n")
+            else:
+                print(label, f"{probability:.4f}", *row.texts, sep="\t", flush=True)
             labelled += row.label not in ("", "-")
             correct += row.label == label
     if args.output:

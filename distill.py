@@ -7,12 +7,11 @@
     python distill.py sst2.tsv --table2                    # only table 2: size and speed
 
 In reading order: the loss, the training loop, evaluation, data and embeddings. After the line
-"Plumbing": the whole run, tables 1 and 2, a faster AdaDelta, the command line.
+"Supporting code": the whole run, tables 1 and 2, a faster AdaDelta, the command line.
 
 Shapes: B batch, N rows, E embedding, V vocabulary, C classes.
 """
 import argparse
-import contextlib
 import os
 import time
 from array import array
@@ -25,13 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, dataset_stem, file_stamp,
-                      find_dev, make_transfer_set, number_in, read_columns, read_rows,
-                     read_split, run, sort_classes, tokenize, use_existing)
-from bilstm import (BiLSTM, Sentences, Student, batch_lengths, encode_texts, load_checkpoint,
+                     find_dev, make_transfer_set, number_in, read_columns, read_dev, read_rows,
+                     read_train, run, sort_classes, tokenize, use_existing)
+from bilstm import (BiLSTM, Sentences, Student, batch_lengths, encode_texts, load, load_checkpoint,
                     pick_device, predict_logits, read_vectors, save, save_student,
                     shuffled_batches)
-from teacher_logits import (Bert, dev_logits, fetch_glue, label_file, logits_accuracy,
-                            remove_parts)
+from teacher_logits import Bert, accuracy, dev_logits, fetch_glue, label_file, remove_parts
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -40,7 +38,7 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
 
     Logits (B, C); labels (B,), -1 for a row without a label, whose label is then the teacher's
     argmax. The norm of equation 2 sums over classes; the batch is averaged. Equation 3 prints a
-    minus before its second term, a slip. Raises ValueError if the teacher's logits are needed.
+    minus before its second term, a misprint. Raises ValueError if the teacher's logits are needed.
     """
     if teacher_logits is None:
         if alpha != 1 or (labels < 0).any():
@@ -50,6 +48,17 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
     cross_entropy = F.cross_entropy(student_logits, labels)
     distillation = (student_logits - teacher_logits).square().sum(dim=1).mean()       # equation 2
     return alpha * cross_entropy + (1 - alpha) * distillation                         # equation 3
+
+
+class Settings(NamedTuple):
+    """The hyperparameters of a student and of its training."""
+    alpha: float = 0.0     # §4.2: weight of the hard labels in the loss
+    hidden: int = 150      # §4.2: LSTM units in each direction, 150 or 300
+    fc: int = 200          # §4.2: ReLU units, 200 or 400
+    batch_size: int = 50   # §4.2: 50 for SST-2, 256 for QQP and MNLI
+    epochs: int = 30       # our choice, as in the authors' code: at most so many
+    patience: int = 5      # our choice: stop after 5 epochs without a better dev accuracy
+    seed: int = 0
 
 
 class Dataset(NamedTuple):
@@ -65,38 +74,39 @@ class Dataset(NamedTuple):
         return inputs, logits, self.labels[index]
 
 
-def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], output: str,
-          settings: dict, alpha: float = 0.0, batch_size: int = 50, epochs: int = 30,
-          patience: int = 5, seed: int = 0, fresh: bool = False) -> dict:
-    """Train until dev accuracy has not improved for `patience` epochs; the best epoch's scores.
+def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
+          output: str, files: dict, fresh: bool = False) -> dict:
+    """Train until dev accuracy no longer improves; returns the dev scores of the best epoch.
 
-    Writes the best epoch's student to OUTPUT.student.pt and a line an epoch to OUTPUT.log.csv.
-    The state after each epoch is kept, so an interrupted run resumes and ends with the same bytes.
+    Writes the best epoch's student to OUTPUT.student.pt and a line per epoch to OUTPUT.log.csv.
+    The state after each epoch is saved with the settings and the stamps of the input files, so an
+    interrupted run resumes, and ends with the same bytes.
     """
     model = student.model
-    optimizers = make_optimizers(model)
+    optimizer = make_optimizer(model)
     lengths = batch_lengths(train_set.sides)
-    state = load_checkpoint(output + ".training.pt", settings, fresh)
+    log = []
+    best = {"epoch": 0, "acc": -1.0}
+    this_run = {**settings._asdict(), **files}
+    state = load_checkpoint(output + ".training.pt", this_run, fresh)
     if state:
+        log, best = state["log"], state["best"]
         model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-    else:
-        state = {"settings": settings, "epoch": 0, "best": {"acc": -1.0, "epoch": 0}, "log": []}
-    while state["epoch"] < epochs and state["epoch"] < state["best"]["epoch"] + patience:
-        epoch = state["epoch"] + 1
+        optimizer.load_state_dict(state["optimizer"])
+    for epoch in range(len(log) + 1, settings.epochs + 1):
+        if epoch > best["epoch"] + settings.patience:
+            break
         start = time.monotonic()
         progress = Progress(f"epoch {epoch}", len(lengths))
         losses = []
-        torch.manual_seed(seed * 100003 + epoch)  # a resumed run draws the same numbers
+        torch.manual_seed(settings.seed * 100003 + epoch)  # a resumed run draws the same numbers
         model.train()
-        for index in shuffled_batches(lengths, batch_size):
+        for index in shuffled_batches(lengths, settings.batch_size):
             inputs, teacher_logits, labels = train_set.batch(index)
-            loss = distillation_loss(model(*inputs), teacher_logits, labels, alpha)
-            model.zero_grad()
+            loss = distillation_loss(model(*inputs), teacher_logits, labels, settings.alpha)
+            optimizer.zero_grad()
             loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
             losses.append(loss.detach())  # stays on the device, so that no step waits for it
             progress.add(len(index))
         mean_loss = float(torch.stack(losses).mean())
@@ -107,32 +117,25 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], ou
         for prefix, dev_set in dev_sets.items():
             for name, score in evaluate(model, dev_set).items():
                 scores[prefix + name] = score
-        is_best = scores["acc"] > state["best"]["acc"]
+        is_best = scores["acc"] > best["acc"]
         if is_best:
-            state["best"] = {**scores, "epoch": epoch}
+            best = {"epoch": epoch, **scores}
             save_student(output + ".student.pt", student)
-        mark = "  best" if is_best else ""
         print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s"
-              f"  {len(lengths) / seconds:6,.0f} rows/s{mark}", flush=True)
-        state["epoch"] = epoch
-        state["log"].append({"epoch": epoch, "loss": mean_loss, **scores, "seconds": seconds})
-        write_log(output + ".log.csv", state["log"])
-        state["model"] = model.state_dict()
-        state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        save(output + ".training.pt", state)
-    return state["best"]
+              f"  {len(lengths) / seconds:6,.0f} rows/s{'  best' if is_best else ''}", flush=True)
+        log.append({"epoch": epoch, "loss": mean_loss, **scores, "seconds": seconds})
+        write_log(output + ".log.csv", log)
+        save(output + ".training.pt", {"settings": this_run, "log": log, "best": best, "model":
+             model.state_dict(), "optimizer": optimizer.state_dict()})
+    return best
 
 
-def make_optimizers(model: BiLSTM) -> list[torch.optim.Optimizer]:
+def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """AdaDelta, learning rate 1.0, rho 0.95 (§4.2); on a CPU in its faster form for embeddings."""
-    embedding = model.trained.weight
+    if model.trained.weight.device.type == "cpu":
+        model.trained.sparse = True  # its gradient has only the rows of the batch's words
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if embedding.device.type != "cpu":
-        return [torch.optim.Adadelta(parameters, lr=1.0, rho=0.95)]
-    model.trained.sparse = True  # its gradient has only the rows of the batch's words
-    others = [p for p in parameters if p is not embedding]
-    return [torch.optim.Adadelta(others, lr=1.0, rho=0.95),
-            RowAdadelta(embedding, lr=1.0, rho=0.95)]
+    return RowAdadelta(parameters, lr=1.0, rho=0.95)
 
 
 def evaluate(model: BiLSTM, dataset: Dataset) -> dict[str, float]:
@@ -152,16 +155,15 @@ class Examples(NamedTuple):
     """The rows of a TSV in memory, as text."""
     path: str
     sides: list[list[str]]  # one list of sentences; for pairs two
-    labels: list[str]
-    logits: array           # N * C numbers
+    labels: list[str]       # "" for a row without a label
+    logits: array           # N * C numbers, or none
 
 
 def read_examples(path: str, rows: Iterable[Row], is_pair: bool) -> Examples:
     examples = Examples(path, [[], []] if is_pair else [[]], [], array("f"))
     for row in rows:
         if len(row.texts) != len(examples.sides):
-            raise UserError(f"{path}: expected {'pairs of' if is_pair else 'single'} sentences, as "
-                            "in the training rows")
+            raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
         for side, text in zip(examples.sides, row.texts):
             side.append(text)
         examples.labels.append(row.label)
@@ -182,19 +184,18 @@ def build_vocabulary(train: list[list[str]], others: list[list[str]],
             for word in tokenize(text):
                 vocabulary.setdefault(word, len(vocabulary))
     if not vectors_path:
-        print(f"words     {len(vocabulary):,}; their vectors start at random (--vectors FILE reads "
-              "word2vec's, as in the paper)")
+        print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
         return vocabulary, {}
     train_words = len(vocabulary)
     other_words = {word for side in others for text in side for word in tokenize(text)}
     vectors = read_vectors(vectors_path, vocabulary.keys() | other_words)
     if not vectors:
         raise UserError(f"{vectors_path}: no vectors for the words of these rows")
-    found = sum(word in vectors for word in vocabulary)
+    share = len(vocabulary.keys() & vectors.keys()) / train_words
     for word in sorted(other_words & vectors.keys()):
         vocabulary.setdefault(word, len(vocabulary))
-    print(f"words     {train_words:,} in the training rows, {found / train_words:.1%} of them with "
-          f"a vector; {len(vocabulary) - train_words:,} more with a vector in dev and test")
+    print(f"words     {train_words:,} of the training rows, {share:.1%} with a vector; "
+          f"{len(vocabulary) - train_words:,} more of dev and test")
     return vocabulary, vectors
 
 
@@ -232,33 +233,31 @@ def find_classes(path: str, labels: list[str]) -> list[str]:
     unlabelled = counts.pop("", 0)
     classes = read_columns(path).classes or sort_classes(counts)
     if len(classes) < 2:
-        raise UserError(f"{path}: expected labels of at least two classes, found "
-                        f"{', '.join(classes) or 'none'}")
-    print(f"rows      {len(labels):,} in {path}: "
-          + ", ".join(f"{counts[name]:,} of class {name}" for name in classes)
-          + f", {unlabelled:,} without a label")
+        raise UserError(f"{path}: expected labels of at least two classes, found {classes}")
+    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label",
+          *(f"{counts[name]:,} of class {name}" for name in classes), sep=", ")
     for name in classes:
         if counts[name] < 5:
             print(f"note: class {name} has only {counts[name]} labelled rows")
     return classes
 
 
-# ==== Plumbing: one student, and the whole run ====================================================
-def train_student(args: argparse.Namespace, source: str, alpha: float, output: str) -> dict:
+# ==== Supporting code: one student, and the whole run =============================================
+def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str) -> dict:
     """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
     stem = dataset_stem(args.data)
     columns = read_columns(source)
-    if alpha < 1 and not columns.logits:
+    is_pair = columns.is_pair
+    if settings.alpha < 1 and not columns.logits:
         raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
     dev = find_dev(args.data)
-    rows = read_split(source, dev, "train")
+    rows = read_train(source, dev)
     if not columns.logits:
         rows = (row for row in rows if row.label)
-    examples = read_examples(source, rows, columns.is_pair)
+    examples = read_examples(source, rows, is_pair)
     classes = find_classes(source, examples.labels)
-    dev_rows = (row for row in read_split(source, dev, "dev") if row.label)
-    dev_examples = {"": read_examples(dev or source, dev_rows, columns.is_pair)}
+    dev_examples = {"": read_examples(dev or source, read_dev(source, dev), is_pair)}
     if not dev_examples[""].labels:
         raise UserError(f"{dev or source}: no labelled rows to measure accuracy; expected them in "
                         f"{stem}.dev.tsv, or ten labelled rows in {source} to hold one out")
@@ -267,55 +266,49 @@ def train_student(args: argparse.Namespace, source: str, alpha: float, output: s
               "are in training, so this dev accuracy is too high")
     mismatched = stem + ".dev-mm.tsv"  # MNLI's second dev set
     if os.path.exists(mismatched):
-        rows = (row for row in read_rows(mismatched) if row.label)
-        dev_examples["mm-"] = read_examples(mismatched, rows, columns.is_pair)
+        dev_examples["mm-"] = read_examples(mismatched, read_dev(source, mismatched), is_pair)
     others = [side for examples in dev_examples.values() for side in examples.sides]
     test = stem + ".test.tsv"
     if os.path.exists(test):
-        others += read_examples(test, read_rows(test), columns.is_pair).sides
+        others += read_examples(test, read_rows(test), is_pair).sides
     vocabulary, vectors = build_vocabulary(examples.sides, others, args.vectors)
     train_set = make_dataset(examples, vocabulary, classes, args.device)
-    dev_sets = {prefix: make_dataset(dev_set, vocabulary, classes, args.device)
-                for prefix, dev_set in dev_examples.items()}
-    torch.manual_seed(args.seed)
-    embeddings = make_embeddings(vocabulary, vectors, args.seed)
-    model = BiLSTM(embeddings, len(classes), args.hidden, args.fc, columns.is_pair, args.dropout)
+    dev_sets = {}
+    for prefix, dev_rows in dev_examples.items():
+        dev_sets[prefix] = make_dataset(dev_rows, vocabulary, classes, args.device)
+    torch.manual_seed(settings.seed)
+    embeddings = make_embeddings(vocabulary, vectors, settings.seed)
+    model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, is_pair)
     student = Student(model.to(args.device), vocabulary, classes)
-    batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
-    print(f"student   {model.num_parameters():,} parameters without embeddings; alpha {alpha:g}, "
-          f"batch {batch_size}, {args.device}", flush=True)
-    settings = {"rows": file_stamp(source), "dev": file_stamp(dev or source), "alpha": alpha,
-                "hidden": args.hidden, "fc": args.fc, "dropout": args.dropout, "seed": args.seed,
-                "batch size": batch_size, "vectors": args.vectors, "words": len(vocabulary),
-                "device": args.device.type}
-    best = train(student, train_set, dev_sets, output, settings, alpha, batch_size, args.epochs,
-                 args.patience, args.seed, args.fresh)
-    print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {alpha:g} seed "
-          f"{args.seed} rows {source} student {output}.student.pt", flush=True)
+    print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
+          f"{settings.alpha:g}, batch {settings.batch_size}, {args.device}", flush=True)
+    files = {"rows": file_stamp(source), "dev": file_stamp(dev or source),
+             "vectors": args.vectors, "words": len(vocabulary), "device": args.device.type}
+    best = train(student, train_set, dev_sets, settings, output, files, args.fresh)
+    print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {settings.alpha:g} seed "
+          f"{settings.seed} rows {source} student {output}.student.pt", flush=True)
     return best
 
 
 def label_transfer_set(args: argparse.Namespace) -> str:
     """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
 
-    STEM.run holds the flags until the run ends. So a flag that comes too late for an existing file
-    is an error, but not if this very command was interrupted after it had made the file.
+    A flag that comes too late for an existing file is an error, but not if this very command made
+    the file and was interrupted later: STEM.run holds the flags until the run ends.
     """
     stem = dataset_stem(args.data)
     transfer = stem + ".transfer.tsv"
     logits = stem + ".logits.tsv"
     flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
-    with contextlib.suppress(OSError), open(stem + ".run", "rb") as f:
-        if f.read() == repr(flags).encode():
-            flags = {}
-    if use_existing(logits, args.fresh, flags):
+    too_late = flags
+    if os.path.exists(stem + ".run") and load(stem + ".run") == flags:
+        too_late = {"--n-iter": None, "--teacher": None}
+    if use_existing(logits, args.fresh, too_late):
         remove_parts(logits)
         return logits
-    flags.pop("--teacher", None)  # it is not too late for this one
     print(f"\n== augment: python augment.py {args.data}")
-    transfer_exists = use_existing(transfer, args.fresh, flags)
-    with atomic_write(stem + ".run") as f:
-        f.write(repr({"--n-iter": args.n_iter, "--teacher": args.teacher}).encode())
+    transfer_exists = use_existing(transfer, args.fresh, {"--n-iter": too_late["--n-iter"]})
+    save(stem + ".run", flags)
     if not transfer_exists:
         make_transfer_set(args.data, transfer, args.n_iter)
     print(f"\n== label: python teacher_logits.py {transfer}")
@@ -335,7 +328,9 @@ def print_table1(data: str, logits: str, distilled: dict, hard: dict) -> None:
     keys = {"qqp": ["f1", "acc"], "mnli": ["acc", "mm-acc"]}.get(task, ["acc"])
     teacher = {}
     if os.path.exists(dev_logits(logits)):
-        teacher["acc"], _ = logits_accuracy(dev_logits(logits))
+        rows = list(read_rows(dev_logits(logits)))
+        classes = read_columns(dev_logits(logits)).classes
+        teacher["acc"] = accuracy(rows, torch.tensor([row.logits for row in rows]), classes)
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -378,24 +373,30 @@ def measure(work: Callable[[], Tensor]) -> float:
 
 
 # ---- A faster AdaDelta for embeddings, with the same result --------------------------------------
-class RowAdadelta(torch.optim.Optimizer):
-    """torch.optim.Adadelta for an embedding, at the cost of the batch's words instead of all words.
+class RowAdadelta(torch.optim.Adadelta):
+    """AdaDelta that for an embedding with sparse=True visits only the rows of the batch's words.
 
     For a word outside the batch the gradient is zero: AdaDelta leaves its row as it is and decays
     its two averages by rho. Here that decay is applied when the word is next in a batch.
     """
 
-    def __init__(self, weight: Tensor, lr: float, rho: float, eps: float = 1e-6):
-        super().__init__([weight], {"lr": lr, "rho": rho, "eps": eps})
-        self.state[weight] = {"step": torch.zeros(1), "last_step": torch.zeros(len(weight)),
-                              "square_avg": torch.zeros_like(weight),
-                              "acc_delta": torch.zeros_like(weight)}
-
     @torch.no_grad()
     def step(self) -> None:
-        group = self.param_groups[0]
-        weight = group["params"][0]
-        rho, eps, state = group["rho"], group["eps"], self.state[weight]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None and weight.grad.is_sparse:
+                    self.update_rows(weight, group["lr"], group["rho"], group["eps"])
+                    weight.grad = None
+        super().step()  # the other parameters
+
+    def update_rows(self, weight: Tensor, lr: float, rho: float, eps: float) -> None:
+        """In torch's names: square_avg averages squared gradients, acc_delta squared updates."""
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros(1)
+            state["last_step"] = torch.zeros(len(weight))  # of each row
+            state["square_avg"] = torch.zeros_like(weight)
+            state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
         rows, g = gradient.indices()[0], gradient.values()                            # (U,), (U, E)
         state["step"] += 1
@@ -406,7 +407,7 @@ class RowAdadelta(torch.optim.Optimizer):
         state["acc_delta"][rows] = acc_delta.mul_(rho).addcmul_(delta, delta, value=1 - rho)
         state["square_avg"][rows] = square_avg
         state["last_step"][rows] = state["step"]
-        weight.index_add_(0, rows, delta, alpha=-group["lr"])
+        weight.index_add_(0, rows, delta, alpha=-lr)
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -416,17 +417,18 @@ def format_scores(scores: dict) -> str:
 
 def write_log(path: str, log: list[dict]) -> None:
     with atomic_write(path) as f:
-        f.write((",".join(log[0]) + "\n").encode())
+        print(*log[0], sep=",", file=f)
         for line in log:
-            f.write((",".join(f"{value:.5g}" for value in line.values()) + "\n").encode())
+            print(*(f"{value:.5g}" for value in line.values()), sep=",", file=f)
 
 
 def main() -> None:
     parser = Parser(__doc__)
+    default = Settings()
     count = number_in(int, 1, 100000)
     parser.add_argument("data", help="STEM.tsv; STEM.dev.tsv beside it is the dev set")
     parser.add_argument("--logits", metavar="TSV", help="train on these rows, which have logits")
-    parser.add_argument("--alpha", type=number_in(float, 0, 1), default=0.0,
+    parser.add_argument("--alpha", type=number_in(float, 0, 1), default=default.alpha,
                         help="weight of the hard labels in the loss (default: 0; §4.2)")
     parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
@@ -434,15 +436,12 @@ def main() -> None:
     parser.add_argument("--table1", action="store_true", help="also train on hard labels only")
     parser.add_argument("--table2", action="store_true", help="only measure size and speed")
     parser.add_argument("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText")
-    parser.add_argument("--hidden", type=count, default=150, help="150 (default) or 300; §4.2")
-    parser.add_argument("--fc", type=count, default=200, help="200 (default) or 400; §4.2")
-    parser.add_argument("--dropout", type=number_in(float, 0, 0.99), default=0.1,
-                        help="our choice, as the authors' code: 0.1")
+    parser.add_argument("--hidden", type=count, default=default.hidden, help="150 or 300; §4.2")
+    parser.add_argument("--fc", type=count, default=default.fc, help="200 or 400; §4.2")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
-    parser.add_argument("--epochs", type=count, default=30,
-                        help="at most; our choice, as the authors' code: 30")
-    parser.add_argument("--patience", type=count, default=5,
-                        help="epochs without a better dev accuracy; our choice: 5")
+    parser.add_argument("--epochs", type=count, default=default.epochs, help="at most; default: 30")
+    parser.add_argument("--patience", type=count, default=default.patience,
+                        help="epochs without a better dev accuracy; default: 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="recompute files that exist")
@@ -451,39 +450,42 @@ def main() -> None:
     args = parser.parse_args()
     args.device = pick_device(args.device)
     if not args.data.endswith(".tsv"):
-        raise UserError(f"{args.data}: expected a file that ends in .tsv, its columns separated by "
-                        "tabs; a .csv has to be saved as tab-separated text")
+        raise UserError(f"{args.data}: expected a file that ends in .tsv, with tabs between its "
+                        "columns; save a .csv as tab-separated text")
     fetch_glue(args.data)
     columns = read_columns(args.data)
     if args.table2:
         return print_table2(args.data, args.hidden, args.fc, args.device)
-    if columns.label is None and not args.logits:
+    if columns.label is None and (args.table1 or not args.logits):
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
+    if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
+        raise UserError("--teacher and --n-iter have no effect beside --logits or --alpha 1")
     stem = dataset_stem(args.data)
     folder = os.path.dirname(args.output or stem) or "."
     if not os.access(folder, os.W_OK):  # this and the next before long work
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors:
         file_stamp(args.vectors)
+    batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
+    settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
+                        args.seed)
+    output = args.output or stem
+    finished = []  # files that an interrupted run needs until its end
     if args.alpha == 1:
         output = args.output or stem + ".hard"
-        train_student(args, args.logits or args.data, 1, output)
+        train_student(args, args.logits or args.data, settings, output)
     else:
-        output = args.output or stem
         logits = args.logits or label_transfer_set(args)
         print("\n== distill")
-        distilled = train_student(args, logits, args.alpha, output)
-        if args.table1:
-            print("\n== hard labels")
-            hard = train_student(args, args.data, 1, output + ".hard")
-            print_table1(args.data, logits, distilled, hard)
-    finished = [output + ".training.pt"]  # until here, an interrupted run needs them
-    if args.table1:
+        distilled = train_student(args, logits, settings, output)
+        finished = [] if args.logits else [stem + ".run"]
+    if args.table1 and args.alpha < 1:
+        print("\n== hard labels")
+        hard = train_student(args, args.data, settings._replace(alpha=1.0), output + ".hard")
+        print_table1(args.data, logits, distilled, hard)
         finished.append(output + ".hard.training.pt")
-    if args.alpha < 1 and not args.logits:
-        finished.append(stem + ".run")
-    for path in finished:
+    for path in [output + ".training.pt", *finished]:
         if os.path.exists(path):
             os.remove(path)
 

@@ -5,8 +5,8 @@
     python teacher_logits.py --fine-tune sst2.tsv --teacher google-bert/bert-large-uncased     # §4
     torchrun --nproc-per-node=8 teacher_logits.py sst2.transfer.tsv   # several GPUs or machines
 
-In reading order: BERT, its tokenizer, labelling, fine-tuning. After the line "Plumbing": the files
-of a checkpoint, downloads, the command line. Left out: other models, half precision.
+In reading order: BERT, its tokenizer, labelling, fine-tuning. After the line "Supporting code":
+the files of a checkpoint, downloads, the command line. Left out: other models, half precision.
 
 Shapes: B batch, T tokens of the longest row, D hidden size, C classes.
 """
@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from augment import (Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
-                     errors_in, file_stamp, find_dev, number_in, read_columns, read_rows,
-                     read_split, run, sort_classes, use_existing)
+                     errors_in, file_stamp, find_dev, number_in, read_columns, read_dev, read_rows,
+                     read_train, run, sort_classes, use_existing)
 from bilstm import load, load_checkpoint, pick_device, save, shuffled_batches, token_batches
 
 DROPOUT = 0.1  # in training; BERT's own
@@ -143,9 +143,9 @@ class WordPiece:
         sides = []
         for text in texts:
             sides.append([i for word in self.split(text) for i in self.subwords(word)])
-        shorter_first = sorted(sides, key=len)
+        by_length = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(shorter_first, key=len).pop()  # once they are equally long: in turns
+            max(by_length, key=len).pop()  # of equally long ones, max takes the first
         ids = [self.ids["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
@@ -181,7 +181,7 @@ class WordPiece:
 
 @lru_cache(maxsize=None)
 def normalize_char(c: str, uncased: bool) -> str:
-    """What becomes of a character; words are then what stands between blanks."""
+    """Removed, in lower case, or between spaces; the words are then separated by spaces."""
     category = unicodedata.category(c)
     if category in ("Zs", "Zl", "Zp") or c in "\t\n\r":
         return " "
@@ -230,21 +230,20 @@ def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Ten
 
 
 def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -> None:
-    """A TSV of the rows as they are and a column a class, so text and logits share a line."""
+    """A TSV of the rows and one more column per class, so text and logits share a line."""
     text = ["sentence"] if len(rows[0].texts) == 1 else ["sentence1", "sentence2"]
-    header = [*text, "label", *(f"logit_{name}" for name in classes)]
     with atomic_write(path) as f:
-        f.write("\t".join(header).encode() + b"\n")
+        print(*text, "label", *(f"logit_{name}" for name in classes), sep="\t", file=f)
         for row, numbers in zip(rows, logits.tolist()):
-            cells = [*row.texts, row.label, *(f"{x:.4f}" for x in numbers)]
-            f.write("\t".join(cells).encode() + b"\n")
+            print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
 
 def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
     """Write the rows of `data` with the teacher's logits, chunk by chunk. Raises UserError.
 
     A finished chunk is a file in the folder `parts`, which an interrupted run leaves to the next.
-    Several processes (torchrun) take turns at the chunks; when all are done, the first joins them.
+    Of several processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1, W + 1, ...;
+    when all have finished, the first joins the chunks.
     """
     rank, world_size = torchrun_rank()
     rows = read_rows(data)
@@ -252,19 +251,18 @@ def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
     chunks = []
     while chunk := list(islice(rows, CHUNK)):
         path = os.path.join(parts, f"{len(chunks):06}.tsv")
+        is_mine = len(chunks) % world_size == rank
         chunks.append(path)
-        if (len(chunks) - 1) % world_size != rank:
-            continue  # a chunk of another process
-        if os.path.exists(path):
+        if is_mine and os.path.exists(path):
             progress.total -= len(chunk)
-            continue
-        logits = predict_logits(teacher, chunk, progress)
-        write_rows(path, chunk, logits, teacher.classes)
+        elif is_mine:
+            logits = predict_logits(teacher, chunk, progress)
+            write_rows(path, chunk, logits, teacher.classes)
     barrier()
     if rank == 0:
         with atomic_write(output) as f:
             for path in chunks:
-                with open(path, "rb") as part:
+                with open(path, encoding="utf-8", newline="\n") as part:
                     header = part.readline()
                     if path == chunks[0]:
                         f.write(header)
@@ -282,30 +280,25 @@ def remove_parts(output: str) -> None:
 def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     """Before hours of labelling: label the dev rows, and compare with the most frequent class."""
     dev = find_dev(data)
-    rows = [row for row in read_split(data, dev, "dev") if row.label]
+    rows = list(read_dev(data, dev))
     if not rows:
         print("note: there are no labelled rows, so the teacher's accuracy is not known")
         return
     logits = predict_logits(teacher, rows, Progress("labelling the dev rows", len(rows)))
     write_rows(output, rows, logits, teacher.classes)
-    accuracy, most_frequent = logits_accuracy(output)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} that are not "
+    correct = accuracy(rows, logits, teacher.classes)
+    most_frequent = max(Counter(row.label for row in rows).values()) / len(rows)
+    print(f"teacher   accuracy {correct:.4f} on {len(rows):,} rows of {dev or data} that are not "
           f"for training; always the most frequent class: {most_frequent:.4f}", flush=True)
-    if accuracy < most_frequent:
-        raise UserError(f"the teacher is worse than the most frequent class; if its outputs do not "
+    if correct < most_frequent:
+        raise UserError("the teacher is worse than the most frequent class; if its outputs do not "
                         f"stand for {', '.join(teacher.classes)}, --label-order gives their order")
 
 
-def logits_accuracy(path: str) -> tuple[float, float]:
-    """Of rows with labels and logits: the accuracy, and the share of the most frequent label."""
-    classes = read_columns(path).classes
-    labels = Counter()
-    correct = 0
-    for row in read_rows(path):
-        if row.label:
-            labels[row.label] += 1
-            correct += classes[int(np.argmax(row.logits))] == row.label
-    return correct / labels.total(), max(labels.values()) / labels.total()
+def accuracy(rows: list[Row], logits: Tensor, classes: list[str]) -> float:
+    """The share of the rows whose label is the class with the largest logit; logits (N, C)."""
+    predictions = [classes[i] for i in logits.argmax(dim=1)]
+    return sum(row.label == label for row, label in zip(rows, predictions)) / len(rows)
 
 
 def dev_logits(logits: str) -> str:
@@ -321,52 +314,51 @@ FINE_TUNING_BATCH = 32                     # our choice, as BERT itself; likewis
 class Checkpoint(NamedTuple):
     folder: str
     config: dict                # config.json
-    vocabulary: list[str]       # vocab.txt
+    tokenizer: WordPiece        # vocab.txt
     weights: dict[str, Tensor]  # model.safetensors or pytorch_model.bin
 
 
-def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[float],
-              epochs: int = 3, seed: int = 0) -> str:
-    """Train the checkpoint in the folder `start`; the best epoch on dev -> STEM.teacher.
+def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_rates: list[float],
+              epochs: int = 3, seed: int = 0) -> None:
+    """Train a BERT from a checkpoint; the best epoch on dev of all learning rates -> STEM.teacher.
 
-    If the rows have logits, these are the targets: a teacher's assistant learns from its teacher.
+    If the rows have logits, these are the targets: a smaller teacher learns from a larger one.
     The state after each epoch is kept, so an interrupted run resumes and ends with the same bytes.
     """
     folder = dataset_stem(data) + ".teacher"
     dev_path = find_dev(data)
-    train = [row for row in read_split(data, dev_path, "train") if row.label or row.logits]
-    dev = [row for row in read_split(data, dev_path, "dev") if row.label]
+    train = [row for row in read_train(data, dev_path) if row.label or row.logits]
+    dev = list(read_dev(data, dev_path))
     classes = read_columns(data).classes or sort_classes(row.label for row in train)
     if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
         raise UserError(f"{data}: expected labels of two or more classes, and dev rows of the same "
                         f"classes; found {', '.join(classes)[:100]}")
-    checkpoint = read_checkpoint(start)
-    tokenizer = make_tokenizer(checkpoint)
-    encoded = [tokenizer.encode(row.texts) for row in train]
+    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
-    settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "start": start,
-                "learning rates": learning_rates, "epochs": epochs, "seed": seed}
+    settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "seed": seed,
+                "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
     state = load_checkpoint(folder + ".training.pt", settings) or {"done": 0, "best": -1.0}
     number = 0  # of the epoch, counted over all learning rates
     for lr in learning_rates:
         torch.manual_seed(seed)
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)                # §4
+        teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
             number += 1
-            if number == state["done"]:
+            if number == state["done"]:  # resume after this epoch
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
             if number <= state["done"]:
                 continue
             torch.manual_seed(seed * 100003 + number)
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
-            teacher = Teacher(model, tokenizer, classes)
-            accuracy = evaluate(teacher, dev)
+            logits = predict_logits(teacher, dev, Progress("evaluating", len(dev)))
+            dev_accuracy = accuracy(dev, logits, classes)
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
-                  f"dev acc {accuracy:.4f}", flush=True)
-            if accuracy > state["best"]:
-                state["best"] = accuracy
+                  f"dev acc {dev_accuracy:.4f}", flush=True)
+            if dev_accuracy > state["best"]:
+                state["best"] = dev_accuracy
                 save_teacher(folder + ".part", checkpoint, teacher)
             state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
                          settings=settings)
@@ -374,7 +366,6 @@ def fine_tune(data: str, start: str, device: torch.device, learning_rates: list[
     os.remove(folder + ".training.pt")
     os.rename(folder + ".part", folder)
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
-    return folder
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
@@ -409,14 +400,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     return mean_loss
 
 
-def evaluate(teacher: Teacher, rows: list[Row]) -> float:
-    """The share of the rows whose label the teacher predicts."""
-    logits = predict_logits(teacher, rows, Progress("evaluating", len(rows)))
-    predictions = [teacher.classes[i] for i in logits.argmax(dim=1)]
-    return sum(p == row.label for p, row in zip(predictions, rows)) / len(rows)
-
-
-# ==== Plumbing: the files of a checkpoint =========================================================
+# ==== Supporting code: the files of a checkpoint ==================================================
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
@@ -435,19 +419,16 @@ def read_checkpoint(folder: str) -> Checkpoint:
         if config["hidden_size"] % config["num_attention_heads"]:
             raise ValueError("hidden_size is no multiple of num_attention_heads")
     path = os.path.join(folder, "vocab.txt")
-    with errors_in(path, "a token a line"), open(path, encoding="utf-8", newline="\n") as f:
-        vocabulary = [line.rstrip("\r\n") for line in f]
+    with errors_in(path, f"one token per line, {' '.join(SPECIAL)} among them"):
+        with open(path, encoding="utf-8", newline="\n") as f:
+            vocabulary = [line.rstrip("\r\n") for line in f]
         if not set(SPECIAL) <= set(vocabulary) or len(vocabulary) > config["vocab_size"]:
-            raise ValueError(f"{len(vocabulary)} tokens, where config.json has "
-                             f"{config['vocab_size']}, or no {' '.join(SPECIAL)} among them")
+            raise ValueError(f"{len(vocabulary)} tokens; vocab_size {config['vocab_size']}")
+        tokenizer = WordPiece(vocabulary, config["max_position_embeddings"])
     path = weights_file(folder)
     with errors_in(path, "the weights of a BERT"):
         weights = load(path) if path.endswith(".bin") else read_safetensors(path)
-        return Checkpoint(folder, config, vocabulary, rename_old_keys(weights))
-
-
-def make_tokenizer(checkpoint: Checkpoint) -> WordPiece:
-    return WordPiece(checkpoint.vocabulary, checkpoint.config["max_position_embeddings"])
+        return Checkpoint(folder, config, tokenizer, rename_old_keys(weights))
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
@@ -478,14 +459,14 @@ def rename_old_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False) -> Bert:
-    """A model with these weights; strict: each must find its place."""
+    """A model with these weights. Raises UserError if one is missing, left over or misshapen."""
     model = Bert(checkpoint.config, num_classes)
-    weights = dict(checkpoint.weights)
+    weights = checkpoint.weights
     if new_classifier:
         nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
         nn.init.zeros_(model.classifier.bias)
-        weights["classifier.weight"] = model.classifier.weight
-        weights["classifier.bias"] = model.classifier.bias
+        weights = {**weights, "classifier.weight": model.classifier.weight,
+                   "classifier.bias": model.classifier.bias}
     with errors_in(weights_file(checkpoint.folder), "the weights that config.json describes"):
         model.load_state_dict(weights, strict=True)
     return model
@@ -493,15 +474,14 @@ def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False
 
 def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher) -> None:
     """The three files, as --teacher and the transformers library read them."""
-    names = {str(i): name for i, name in enumerate(teacher.classes)}
     config = {**checkpoint.config, "architectures": ["BertForSequenceClassification"],
-              "id2label": names, "label2id": {name: int(i) for i, name in names.items()},
+              "id2label": dict(enumerate(teacher.classes)),
+              "label2id": {name: i for i, name in enumerate(teacher.classes)},
               "_name_or_path": checkpoint.folder}
     os.makedirs(folder, exist_ok=True)
     with atomic_write(os.path.join(folder, "config.json")) as f:
-        f.write(json.dumps(config, indent=1).encode())
-    with atomic_write(os.path.join(folder, "vocab.txt")) as f:
-        f.write("".join(token + "\n" for token in checkpoint.vocabulary).encode())
+        json.dump(config, f, indent=1)
+    shutil.copy(os.path.join(checkpoint.folder, "vocab.txt"), folder)
     weights = {name: weight.cpu() for name, weight in teacher.model.state_dict().items()}
     save(os.path.join(folder, "pytorch_model.bin"), weights)
 
@@ -514,8 +494,8 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # fine-tuned 
 MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # that one's; its config.json lacks them
 
 
-def prepare_teacher(name: str | None, data: str, device: torch.device) -> str:
-    """The folder of a teacher that can label; a checkpoint without a classifier is fine-tuned (§4).
+def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkpoint:
+    """A teacher that can label; a checkpoint without a classifier is fine-tuned first (§4).
 
     name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else by the stem.
     """
@@ -523,26 +503,27 @@ def prepare_teacher(name: str | None, data: str, device: torch.device) -> str:
     own = stem + ".teacher"
     if name is None and os.path.isdir(own):
         name = own
-    folder = fetch_teacher(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
-    if "classifier.weight" in read_checkpoint(folder).weights:
-        return folder
-    if os.path.isdir(own):
-        start = read_checkpoint(own).config.get("_name_or_path")
-        if start != folder:
-            raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it,"
-                            " or remove it first")
-        return own
-    print(f"{folder} has no classifier, so it is fine-tuned on {stem}.tsv")
-    return fine_tune(stem + ".tsv", folder, device, LEARNING_RATES)
+    checkpoint = fetch_teacher(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
+    if "classifier.weight" in checkpoint.weights:
+        return checkpoint
+    if not os.path.isdir(own):
+        print(f"{checkpoint.folder} has no classifier, so it is fine-tuned on {stem}.tsv")
+        fine_tune(stem + ".tsv", checkpoint, device, LEARNING_RATES)
+    fine_tuned = read_checkpoint(own)
+    start = fine_tuned.config.get("_name_or_path")
+    if start != checkpoint.folder:
+        raise UserError(f"{own} exists, fine-tuned from {start}; leave --teacher out to use it, or "
+                        "remove it first")
+    return fine_tuned
 
 
-def load_teacher(folder: str, data: str, label_order: list[str] | None,
+def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | None,
                  device: torch.device) -> Teacher:
-    """A model that can label, its tokenizer, and what its outputs stand for. Raises UserError."""
-    checkpoint = read_checkpoint(folder)
+    """The model, its tokenizer, and the classes of its outputs. Raises UserError."""
+    folder = checkpoint.folder
     num_classes = len(checkpoint.weights["classifier.weight"])
     model = build(checkpoint, num_classes).to(device)
-    labels = {row.label for row in read_split(data, find_dev(data), "dev") if row.label}
+    labels = {row.label for row in read_dev(data, find_dev(data))}
     config_names = list(checkpoint.config.get("id2label", {}).values())
     if label_order:
         classes = label_order
@@ -558,23 +539,23 @@ def load_teacher(folder: str, data: str, label_order: list[str] | None,
     order = [classes.index(name) for name in sort_classes(classes)]  # ours, not the checkpoint's
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
-    return Teacher(model, make_tokenizer(checkpoint), sort_classes(classes))
+    return Teacher(model, checkpoint.tokenizer, sort_classes(classes))
 
 
 # ---- Downloads -----------------------------------------------------------------------------------
-def fetch_teacher(name: str) -> str:
-    """A folder as it is; owner/name on the hub -> its folder in torch.hub's cache, downloaded once.
+def fetch_teacher(name: str) -> Checkpoint:
+    """Read a folder, or owner/name on the hub, which is downloaded once into torch.hub's cache.
 
     (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
     """
     if os.path.isdir(name):
-        return name
+        return read_checkpoint(name)
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
         raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
-    part = folder + ".part"
     if os.path.isdir(folder):
-        return folder
+        return read_checkpoint(folder)
+    part = folder + ".part"
     os.makedirs(part, exist_ok=True)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
     download(url + "config.json", part)
@@ -582,12 +563,12 @@ def fetch_teacher(name: str) -> str:
     if not download(url + "model.safetensors", part):
         download(url + "pytorch_model.bin", part)
     try:
-        read_checkpoint(part)
+        checkpoint = read_checkpoint(part)
     except UserError as error:
         shutil.rmtree(part)
         raise UserError(f"{url}: {error}; the download was removed") from None
     os.rename(part, folder)
-    return folder
+    return checkpoint._replace(folder=folder)
 
 
 def download(url: str, folder: str, sha256: str | None = None) -> bool:
@@ -630,8 +611,8 @@ def fetch_glue(path: str) -> None:
         with zipfile.ZipFile(os.path.join(folder, archive)) as z:
             for ending, member in members.items():
                 if not os.path.exists(f"{stem}{ending}.tsv"):
-                    with z.open(member + ".tsv") as rows, atomic_write(f"{stem}{ending}.tsv") as f:
-                        shutil.copyfileobj(rows, f)
+                    with atomic_write(f"{stem}{ending}.tsv") as f:
+                        f.write(z.read(member + ".tsv").decode())
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -658,26 +639,24 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     read_columns(data)  # before long work: is it a TSV?
     if device.type == "cuda" and world_size > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if rank == 0:
-        prepare_teacher(name, data, device)
-        if os.path.exists(output):  # with --fresh: a run that resumes this one must not find it
-            os.remove(output)
-    barrier()
-    folder = prepare_teacher(name, data, device)
-    if rank == 0:
-        print(f"using the teacher in {folder}")
-    teacher = load_teacher(folder, data, label_order, device)
-    settings = [file_stamp(data), file_stamp(weights_file(folder)), label_order]
+    if rank > 0:
+        barrier()  # the first process downloads or fine-tunes the teacher, the others wait for it
+    checkpoint = prepare_teacher(name, data, device)
+    teacher = load_teacher(checkpoint, data, label_order, device)
+    settings = [file_stamp(data), file_stamp(weights_file(checkpoint.folder)), label_order]
     parts = f"{output}.{zlib.crc32(repr(settings).encode()):08x}.parts"
     if rank == 0:
+        print(f"using the teacher in {checkpoint.folder}")
         if fresh:
             shutil.rmtree(parts, ignore_errors=True)
+            if os.path.exists(output):  # a run that resumes this one must not find it
+                os.remove(output)
         if os.path.isdir(parts):
             print(f"resuming after {len(os.listdir(parts))} finished chunks of {CHUNK:,} rows")
         elif data != find_dev(data):
             check_teacher(teacher, data, dev_logits(output))
         os.makedirs(parts, exist_ok=True)
-    barrier()
+        barrier()
     label(data, output, teacher, parts)
 
 
@@ -707,8 +686,8 @@ def main() -> None:
     elif torchrun_rank()[1] > 1:
         raise UserError("--fine-tune: expected a single process; torchrun is for labelling")
     else:
-        start = fetch_teacher(args.teacher or BASE)
-        fine_tune(args.tsv, start, device, args.lr, args.epochs, args.seed)
+        checkpoint = fetch_teacher(args.teacher or BASE)
+        fine_tune(args.tsv, checkpoint, device, args.lr, args.epochs, args.seed)
 
 
 if __name__ == "__main__":
