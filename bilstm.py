@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment import (Parser, Row, UserError, atomic_write, check_is_list, errors_in,
+from augment import (MASK, Parser, Row, UserError, atomic_write, check_is_list, errors_in,
                      read_columns, read_rows, run, tokenize)
 
 
@@ -92,11 +92,10 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 class Sentences:
     """The token ids of N sentences, concatenated in one tensor, so without padding in memory."""
 
-    def __init__(self, ids: list[array], device: torch.device):
-        self.lengths = torch.tensor([len(sentence) for sentence in ids])  # (N,), on the CPU
-        starts = self.lengths.cumsum(0) - self.lengths
-        self.starts = starts.to(device)                                   # (N,)
-        self.ids = torch.frombuffer(bytearray().join(ids), dtype=torch.int32).to(device)
+    def __init__(self, ids: array, lengths: array, device: torch.device):
+        self.ids = torch.frombuffer(ids, dtype=torch.int32).to(device)    # (words of all N,)
+        self.lengths = torch.frombuffer(lengths, dtype=torch.int64)       # (N,), on the CPU
+        self.starts = (self.lengths.cumsum(0) - self.lengths).to(device)  # (N,)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
@@ -112,11 +111,13 @@ class Sentences:
 def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
                  device: torch.device) -> Sentences:
     """Texts -> token ids; a word that is not in the vocabulary becomes [MASK], id 0."""
-    sentences = []
+    ids = array("i")      # 4 bytes a word
+    lengths = array("q")  # 8 bytes a sentence
     for text in texts:
-        ids = [vocabulary.get(word, 0) for word in tokenize(text)]
-        sentences.append(array("i", ids or [0]))
-    return Sentences(sentences, device)
+        words = tokenize(text) or [MASK]
+        ids.extend(vocabulary.get(word, 0) for word in words)
+        lengths.append(len(words))
+    return Sentences(ids, lengths, device)
 
 
 def batch_lengths(sides: list[Sentences]) -> Tensor:
