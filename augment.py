@@ -44,7 +44,7 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.p_mask or word == MASK:  # a [MASK] of the input stays one
+        if x < rates.p_mask or word == MASK:  # an input [MASK] is kept
             new_words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
@@ -66,8 +66,8 @@ def same_tag_word(tag: str, words_by_tag: dict[str, list[str]], rng: Random) -> 
 def sample_ngram(words: list[str], rng: Random) -> list[str]:
     """n-gram sampling: ["a", "fine", "film"] -> ["fine", "film"].
 
-    n is uniform in 1..5, or up to the length of a shorter sentence; so is the start over all
-    places where n words fit.
+    n is uniform in 1..5, or up to the length of a shorter sentence; the start is uniform over all
+    positions where n words fit.
     """
     n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
     start = int(rng.random() * (len(words) - n + 1))
@@ -103,19 +103,19 @@ def join_words(sentences: list[list[str]]) -> str:
 
 def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_tag: dict,
                    rng: Random) -> Iterator[list[str]]:
-    """For each row the text cells of its new synthetic rows, from n_iter attempts (§3.3).
+    """For each row the texts of its new synthetic rows, from n_iter attempts (§3.3).
 
     A synthetic row that equals an original (as words) or an earlier synthetic row is dropped.
     """
     seen = {join_words(row.words) for row in rows}
     for row in rows:
-        new_rows = []
+        new_texts = []
         for attempt in range(n_iter):
-            cells = join_words(augment_row(row, attempt, rates, words_by_tag, rng))
-            if cells not in seen:
-                seen.add(cells)
-                new_rows.append(cells)
-        yield new_rows
+            text = join_words(augment_row(row, attempt, rates, words_by_tag, rng))
+            if text not in seen:
+                seen.add(text)
+                new_texts.append(text)
+        yield new_texts
 
 
 # ---- The transfer set ----------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             progress.add(1)
         progress = Progress("augmenting", len(rows))
         words_by_tag = index_by_tag(rows)
-        for new_rows in synthetic_rows(rows, n_iter, rates, words_by_tag, Random(seed)):
-            f.writelines(cells + "\t\n" for cells in new_rows)
-            synthetic += len(new_rows)
+        for new_texts in synthetic_rows(rows, n_iter, rates, words_by_tag, Random(seed)):
+            f.writelines(text + "\t\n" for text in new_texts)
+            synthetic += len(new_texts)
             progress.add(1)
     print(f"wrote {output}: {len(rows):,} original rows and {synthetic:,} synthetic rows (n_iter "
           f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
@@ -185,7 +185,6 @@ NLI_CLASSES = ["entailment", "neutral", "contradiction", "not_entailment"]  # in
 
 
 class Row(NamedTuple):
-    line: int                   # its line in the file; the header is line 1
     texts: tuple[str, ...]      # one sentence, or the two of a pair
     label: str                  # "" if it has none
     logits: tuple[float, ...]   # the teacher's, one a class; () if the file has none
@@ -209,7 +208,7 @@ class Columns(NamedTuple):
 
 def dataset_stem(path: str) -> str:
     """data/sst2.tsv, data/sst2.transfer.tsv, data/sst2.dev.tsv -> data/sst2"""
-    return re.sub(r"(\.(transfer|logits|dev|test))*\.tsv$", "", path)
+    return re.sub(r"(\.(transfer|logits|dev|test)(-mm)?)*\.tsv$", "", path)
 
 
 def read_lines(path: str) -> Iterator[tuple[int, list[str]]]:
@@ -264,7 +263,7 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
         rows += 1
         quoted += texts[0][:1] == texts[0][-1:] == '"'
-        yield Row(n, texts, label, logits)
+        yield Row(texts, label, logits)
     if not rows:
         raise UserError(f"{path}: no usable rows")
     if skipped:
@@ -275,7 +274,7 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
 
 
 def read_dev(path: str, dev: str | None) -> Iterator[Row]:
-    """Labelled rows for evaluation: those of the file `dev`; without one every tenth of `path`."""
+    """Labelled rows for evaluation: those of `dev`, or without it every tenth of `path`."""
     labelled = (row for row in read_rows(dev or path) if row.label)
     if dev:
         return labelled
@@ -328,7 +327,7 @@ def find_dev(path: str) -> str | None:
 def sort_classes(labels: Iterable[str]) -> list[str]:
     """The classes in a fixed order: numbers by value, GLUE's order for inference, else by name."""
     names = set(labels)
-    if all(name.isdigit() for name in names):
+    if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
     if names <= set(NLI_CLASSES):
         return sorted(names, key=NLI_CLASSES.index)
@@ -336,7 +335,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 
 # ---- Words ---------------------------------------------------------------------------------------
-MAX_WORDS = 512  # our choice: words read of a sentence; bounds memory, and BERT reads 128 pieces
+MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
 PIECE = re.compile(r"""
     \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # kept whole
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
@@ -412,9 +411,9 @@ def integer_log(p: float) -> int:
 class Tagger:
     """A bigram hidden Markov model: lower-case words -> Penn Treebank tags.
 
-    It maximizes the product of P(tag | last tag) and P(word | tag). For P(word | tag) stands
-    P(tag | word) / P(tag): they differ by P(word), which is the same for all tags. P(tag | word) is
-    smoothed by the word's ending and shape, so that unknown words have one.
+    It maximizes the product of P(tag | last tag) P(word | tag). By Bayes' rule, P(word | tag) is
+    proportional to P(tag | word) / P(tag), which is used instead. P(tag | word) is smoothed with
+    the tags of words of the same ending and shape, so unknown words have it too.
     """
 
     def __init__(self, path: str = COUNTS):
@@ -449,8 +448,11 @@ class Tagger:
         for options in [*map(self.tag_scores, words), [(EDGE, 0)]]:
             reached = {}
             for tag, emission in options:
-                reached[tag] = max((score + self.transition[last][tag] + emission, [*path, tag])
-                                   for last, (score, path) in best.items())
+                candidates = []
+                for last, (score, path) in best.items():
+                    score += self.transition[last][tag] + emission
+                    candidates.append((score, [*path, tag]))
+                reached[tag] = max(candidates)
             best = reached
         _, path = best[EDGE]
         return path[:-1]
@@ -471,7 +473,7 @@ def read_counts(path: str) -> dict[str, Counter]:
 
 
 def count_treebank(path: str, source: str, output: str) -> None:
-    """Make such a file from a treebank in CoNLL-U: words in column 2, Penn tags in column 5."""
+    """Write pos_counts.tsv from a treebank in CoNLL-U: words in column 2, Penn tags in column 5."""
     counts = defaultdict(Counter)
     last = EDGE
     open_text = gzip.open if path.endswith(".gz") else open
@@ -489,7 +491,7 @@ def count_treebank(path: str, source: str, output: str) -> None:
             last = tag
     if not counts:
         raise UserError(f"{path}: no tagged words; expected a treebank in CoNLL-U")
-    # our choice: no words of more than 20 letters, mostly addresses; the file is smaller so
+    # our choice: no words of more than 20 letters, mostly addresses, to keep the file small
     keys = [key for key in sorted(counts) if key[:2] == "> " or len(key) <= 20 and " " not in key]
     with atomic_write(output) as f:
         f.write(f"# Counts from {source}\n")
@@ -579,15 +581,12 @@ class Parser(argparse.ArgumentParser):
 
 def number_in(kind: type, low: float, high: float) -> Callable[[str], float]:
     """An argparse type: a number of this kind from low to high."""
-    def parse(text: str) -> float:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = float("nan")
-        if not low <= number <= high:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}: {text}")
-        return number
-    return parse
+        return value
+    return number
 
 
 def run(main: Callable[[], None], kept: str) -> None:
@@ -612,7 +611,7 @@ def run(main: Callable[[], None], kept: str) -> None:
 def main() -> None:
     parser = Parser(__doc__)
     rate = number_in(float, 0, 1)
-    parser.add_argument("data", help="a TSV as GLUE has it: sentences, or pairs of sentences")
+    parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="attempts for each row (default: 20, and 10 for pairs; §4)")

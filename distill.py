@@ -26,10 +26,11 @@ from torch import Tensor
 from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, dataset_stem, file_stamp,
                      find_dev, make_transfer_set, number_in, read_columns, read_dev, read_rows,
                      read_train, run, sort_classes, tokenize, use_existing)
-from bilstm import (BiLSTM, Sentences, Student, batch_lengths, encode_texts, load, load_checkpoint,
-                    pick_device, predict_logits, read_vectors, save, save_student,
+from bilstm import (BiLSTM, Sentences, Student, encode_texts, evaluate, load, load_checkpoint,
+                    pick_device, predict_logits, read_vectors, row_lengths, save, save_student,
                     shuffled_batches)
-from teacher_logits import Bert, accuracy, dev_logits, fetch_glue, label_file, remove_parts
+from teacher_logits import (Bert, class_numbers, dev_logits, fetch_glue, label_file,
+                            remove_parts)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -56,7 +57,7 @@ class Settings(NamedTuple):
     hidden: int = 150      # §4.2: LSTM units in each direction, 150 or 300
     fc: int = 200          # §4.2: ReLU units, 200 or 400
     batch_size: int = 50   # §4.2: 50 for SST-2, 256 for QQP and MNLI
-    epochs: int = 30       # our choice, as in the authors' code: at most so many
+    epochs: int = 30       # our choice, as in the authors' code: upper limit
     patience: int = 5      # our choice: stop after 5 epochs without a better dev accuracy
     seed: int = 0
 
@@ -76,15 +77,15 @@ class Dataset(NamedTuple):
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
           output: str, files: dict, fresh: bool = False) -> dict:
-    """Train until dev accuracy no longer improves; returns the dev scores of the best epoch.
+    """Train until dev accuracy has not improved for settings.patience epochs -> the best scores.
 
     Writes the best epoch's student to OUTPUT.student.pt and a line per epoch to OUTPUT.log.csv.
-    The state after each epoch is saved with the settings and the stamps of the input files, so an
-    interrupted run resumes, and ends with the same bytes.
+    The state after each epoch is saved with the settings and the stamps of the input files; so an
+    interrupted run resumes and, on a CPU, ends with the same student.
     """
     model = student.model
     optimizer = make_optimizer(model)
-    lengths = batch_lengths(train_set.sides)
+    lengths = row_lengths(train_set.sides)
     log = []
     best = {"epoch": 0, "acc": -1.0}
     this_run = {**settings._asdict(), **files}
@@ -115,7 +116,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
             raise UserError(f"epoch {epoch}: the loss is not finite; are the logits very large?")
         scores = {}
         for prefix, dev_set in dev_sets.items():
-            for name, score in evaluate(model, dev_set).items():
+            logits = predict_logits(model, dev_set.sides)
+            for name, score in evaluate(logits, dev_set.labels.cpu()).items():
                 scores[prefix + name] = score
         is_best = scores["acc"] > best["acc"]
         if is_best:
@@ -131,23 +133,15 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 
 def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
-    """AdaDelta, learning rate 1.0, rho 0.95 (§4.2); on a CPU in its faster form for embeddings."""
+    """AdaDelta, learning rate 1.0, rho 0.95 (§4.2).
+
+    On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
+    words; RowAdadelta then updates these, where the dense form would visit all V rows.
+    """
     if model.trained.weight.device.type == "cpu":
-        model.trained.sparse = True  # its gradient has only the rows of the batch's words
+        model.trained.sparse = True
     parameters = [p for p in model.parameters() if p.requires_grad]
     return RowAdadelta(parameters, lr=1.0, rho=0.95)
-
-
-def evaluate(model: BiLSTM, dataset: Dataset) -> dict[str, float]:
-    """Accuracy on labelled rows; for two classes also F1 of the second, as GLUE has it for QQP."""
-    logits = predict_logits(model, dataset.sides)
-    predictions = logits.argmax(dim=1)
-    labels = dataset.labels.cpu()
-    scores = {"acc": float((predictions == labels).double().mean())}
-    if logits.shape[1] == 2:
-        true_positives = int((predictions * labels).sum())
-        scores["f1"] = 2 * true_positives / max(1, int(predictions.sum() + labels.sum()))
-    return scores
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
@@ -243,7 +237,8 @@ def find_classes(path: str, labels: list[str]) -> list[str]:
 
 
 # ==== Supporting code: one student, and the whole run =============================================
-def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str) -> dict:
+def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str,
+                  device: torch.device) -> dict:
     """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
     stem = dataset_stem(args.data)
     columns = read_columns(source)
@@ -268,52 +263,52 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     if os.path.exists(mismatched):
         dev_examples["mm-"] = read_examples(mismatched, read_dev(source, mismatched), is_pair)
     others = [side for examples in dev_examples.values() for side in examples.sides]
-    test = stem + ".test.tsv"
-    if os.path.exists(test):
-        others += read_examples(test, read_rows(test), is_pair).sides
+    for test in (stem + ".test.tsv", stem + ".test-mm.tsv"):
+        if os.path.exists(test):
+            others += read_examples(test, read_rows(test), is_pair).sides
     vocabulary, vectors = build_vocabulary(examples.sides, others, args.vectors)
-    train_set = make_dataset(examples, vocabulary, classes, args.device)
+    train_set = make_dataset(examples, vocabulary, classes, device)
     dev_sets = {}
     for prefix, dev_rows in dev_examples.items():
-        dev_sets[prefix] = make_dataset(dev_rows, vocabulary, classes, args.device)
+        dev_sets[prefix] = make_dataset(dev_rows, vocabulary, classes, device)
     torch.manual_seed(settings.seed)
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, is_pair)
-    student = Student(model.to(args.device), vocabulary, classes)
+    student = Student(model.to(device), vocabulary, classes)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
-          f"{settings.alpha:g}, batch {settings.batch_size}, {args.device}", flush=True)
+          f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
     files = {"rows": file_stamp(source), "dev": file_stamp(dev or source),
-             "vectors": args.vectors, "words": len(vocabulary), "device": args.device.type}
+             "vectors": args.vectors, "words": len(vocabulary), "device": device.type}
     best = train(student, train_set, dev_sets, settings, output, files, args.fresh)
     print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {settings.alpha:g} seed "
           f"{settings.seed} rows {source} student {output}.student.pt", flush=True)
     return best
 
 
-def label_transfer_set(args: argparse.Namespace) -> str:
+def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
 
-    A flag that comes too late for an existing file is an error, but not if this very command made
-    the file and was interrupted later: STEM.run holds the flags until the run ends.
+    A flag that comes too late for an existing file is refused, but not if this same command was
+    interrupted after it had made the file: STEM.run holds the flags of an unfinished run.
     """
     stem = dataset_stem(args.data)
-    transfer = stem + ".transfer.tsv"
-    logits = stem + ".logits.tsv"
+    transfer_path = stem + ".transfer.tsv"
+    logits_path = stem + ".logits.tsv"
     flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
-    too_late = flags
-    if os.path.exists(stem + ".run") and load(stem + ".run") == flags:
-        too_late = {"--n-iter": None, "--teacher": None}
-    if use_existing(logits, args.fresh, too_late):
-        remove_parts(logits)
-        return logits
+    is_resumed = os.path.exists(stem + ".run") and load(stem + ".run") == flags
+    to_refuse = {} if is_resumed else dict(flags)
+    if use_existing(logits_path, args.fresh, to_refuse):
+        remove_parts(logits_path)
+        return logits_path
+    to_refuse.pop("--teacher", None)  # not too late for this one
     print(f"\n== augment: python augment.py {args.data}")
-    transfer_exists = use_existing(transfer, args.fresh, {"--n-iter": too_late["--n-iter"]})
+    transfer_exists = use_existing(transfer_path, args.fresh, to_refuse)
     save(stem + ".run", flags)
     if not transfer_exists:
-        make_transfer_set(args.data, transfer, args.n_iter)
-    print(f"\n== label: python teacher_logits.py {transfer}")
-    label_file(transfer, logits, args.teacher, None, args.device, args.fresh)
-    return logits
+        make_transfer_set(args.data, transfer_path, args.n_iter)
+    print(f"\n== label: python teacher_logits.py {transfer_path}")
+    label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
+    return logits_path
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -321,16 +316,17 @@ PAPER = {"sst2": ("94.9", "90.7", "86.7"), "qqp": ("72.1/89.3", "68.2/88.1", "63
          "mnli": ("86.7/85.9", "73.0/72.6", "68.7/68.3")}  # table 1, rows 1, 6 and 7
 
 
-def print_table1(data: str, logits: str, distilled: dict, hard: dict) -> None:
-    """Dev accuracy (QQP: F1/accuracy; MNLI: matched/mismatched), the paper's test figures beside."""
+def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> None:
+    """Dev accuracy (QQP: F1/accuracy; MNLI: matched/mismatched), alongside the paper's on test."""
     task = os.path.basename(dataset_stem(data))
     paper = PAPER.get(task, ("", "", ""))
     keys = {"qqp": ["f1", "acc"], "mnli": ["acc", "mm-acc"]}.get(task, ["acc"])
     teacher = {}
-    if os.path.exists(dev_logits(logits)):
-        rows = list(read_rows(dev_logits(logits)))
-        classes = read_columns(dev_logits(logits)).classes
-        teacher["acc"] = accuracy(rows, torch.tensor([row.logits for row in rows]), classes)
+    dev_path = dev_logits(logits_path)
+    if os.path.exists(dev_path):
+        rows = list(read_rows(dev_path))
+        logits = torch.tensor([row.logits for row in rows])
+        teacher = evaluate(logits, class_numbers(rows, read_columns(dev_path).classes))
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -400,14 +396,18 @@ class RowAdadelta(torch.optim.Adadelta):
         gradient = weight.grad.coalesce()
         rows, g = gradient.indices()[0], gradient.values()                            # (U,), (U, E)
         state["step"] += 1
-        decay = rho ** (state["step"] - state["last_step"][rows])[:, None]            # (U, 1)
-        square_avg = (state["square_avg"][rows] * decay).addcmul_(g, g, value=1 - rho)
-        acc_delta = state["acc_delta"][rows] * (decay / rho)  # as it was before this step
-        delta = (acc_delta + eps).sqrt_().div_((square_avg + eps).sqrt_()).mul_(g)
-        state["acc_delta"][rows] = acc_delta.mul_(rho).addcmul_(delta, delta, value=1 - rho)
-        state["square_avg"][rows] = square_avg
-        state["last_step"][rows] = state["step"]
+        missed = state["step"] - state["last_step"][rows] - 1  # steps without a gradient, (U,)
+        decay = (rho ** missed)[:, None]                                              # (U, 1)
+        square_avg = state["square_avg"][rows] * decay                                # (U, E)
+        acc_delta = state["acc_delta"][rows] * decay                                  # (U, E)
+        # from here on as in torch.optim.Adadelta
+        square_avg = rho * square_avg + (1 - rho) * g.square()
+        delta = ((acc_delta + eps) / (square_avg + eps)).sqrt() * g
+        acc_delta = rho * acc_delta + (1 - rho) * delta.square()
         weight.index_add_(0, rows, delta, alpha=-lr)
+        state["square_avg"][rows] = square_avg
+        state["acc_delta"][rows] = acc_delta
+        state["last_step"][rows] = state["step"]
 
 
 # ---- The command line ----------------------------------------------------------------------------
@@ -448,20 +448,22 @@ def main() -> None:
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
-    args.device = pick_device(args.device)
-    if not args.data.endswith(".tsv"):
-        raise UserError(f"{args.data}: expected a file that ends in .tsv, with tabs between its "
-                        "columns; save a .csv as tab-separated text")
+    device = pick_device(args.device)
+    stem = dataset_stem(args.data)
+    if args.data != stem + ".tsv":
+        raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
+                        "between its columns; save a .csv as tab-separated text")
     fetch_glue(args.data)
     columns = read_columns(args.data)
     if args.table2:
-        return print_table2(args.data, args.hidden, args.fc, args.device)
+        return print_table2(args.data, args.hidden, args.fc, device)
     if columns.label is None and (args.table1 or not args.logits):
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
     if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
         raise UserError("--teacher and --n-iter have no effect beside --logits or --alpha 1")
-    stem = dataset_stem(args.data)
+    if args.table1 and args.alpha == 1:
+        raise UserError("--table1 trains both students; leave --alpha 1 out")
     folder = os.path.dirname(args.output or stem) or "."
     if not os.access(folder, os.W_OK):  # this and the next before long work
         raise UserError(f"{folder}: no such folder, or it cannot be written")
@@ -470,20 +472,23 @@ def main() -> None:
     batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
     settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
                         args.seed)
-    output = args.output or stem
-    finished = []  # files that an interrupted run needs until its end
+    finished = []  # files that are needed until the run ends
     if args.alpha == 1:
         output = args.output or stem + ".hard"
-        train_student(args, args.logits or args.data, settings, output)
+        train_student(args, args.logits or args.data, settings, output, device)
     else:
-        logits = args.logits or label_transfer_set(args)
+        output = args.output or stem
+        logits_path = args.logits
+        if not logits_path:
+            logits_path = label_transfer_set(args, device)
+            finished.append(stem + ".run")
         print("\n== distill")
-        distilled = train_student(args, logits, settings, output)
-        finished = [] if args.logits else [stem + ".run"]
-    if args.table1 and args.alpha < 1:
+        distilled = train_student(args, logits_path, settings, output, device)
+    if args.table1:
         print("\n== hard labels")
-        hard = train_student(args, args.data, settings._replace(alpha=1.0), output + ".hard")
-        print_table1(args.data, logits, distilled, hard)
+        hard_settings = settings._replace(alpha=1.0)
+        hard = train_student(args, args.data, hard_settings, output + ".hard", device)
+        print_table1(args.data, logits_path, distilled, hard)
         finished.append(output + ".hard.training.pt")
     for path in [output + ".training.pt", *finished]:
         if os.path.exists(path):
@@ -491,4 +496,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, kept="finished files, chunks and epochs are kept; the same command resumes")
+    run(main, kept="finished files, chunks and epochs are kept; the same command without "
+              "--fresh resumes")

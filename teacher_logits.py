@@ -3,7 +3,7 @@
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
     python teacher_logits.py sst2.transfer.tsv --teacher FOLDER       # a checkpoint of your own
     python teacher_logits.py --fine-tune sst2.tsv --teacher google-bert/bert-large-uncased     # §4
-    torchrun --nproc-per-node=8 teacher_logits.py sst2.transfer.tsv   # several GPUs or machines
+    torchrun --nproc-per-node=8 teacher_logits.py sst2.transfer.tsv   # several GPUs
 
 In reading order: BERT, its tokenizer, labelling, fine-tuning. After the line "Supporting code":
 the files of a checkpoint, downloads, the command line. Left out: other models, half precision.
@@ -37,7 +37,8 @@ from torch.nn.utils.rnn import pad_sequence
 from augment import (Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
                      errors_in, file_stamp, find_dev, number_in, read_columns, read_dev, read_rows,
                      read_train, run, sort_classes, use_existing)
-from bilstm import load, load_checkpoint, pick_device, save, shuffled_batches, token_batches
+from bilstm import (evaluate, load, load_checkpoint, pick_device, save, shuffled_batches,
+                    token_batches)
 
 DROPOUT = 0.1  # in training; BERT's own
 
@@ -238,7 +239,7 @@ def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -
             print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
 
-def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
+def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
     """Write the rows of `data` with the teacher's logits, chunk by chunk. Raises UserError.
 
     A finished chunk is a file in the folder `parts`, which an interrupted run leaves to the next.
@@ -274,7 +275,7 @@ def label(data: str, output: str, teacher: Teacher, parts: str) -> None:
 def remove_parts(output: str) -> None:
     """When the output is complete, its chunks are not needed."""
     for parts in glob.glob(glob.escape(output) + ".*.parts"):
-        shutil.rmtree(parts)
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def check_teacher(teacher: Teacher, data: str, output: str) -> None:
@@ -286,19 +287,18 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
         return
     logits = predict_logits(teacher, rows, Progress("labelling the dev rows", len(rows)))
     write_rows(output, rows, logits, teacher.classes)
-    correct = accuracy(rows, logits, teacher.classes)
+    accuracy = evaluate(logits, class_numbers(rows, teacher.classes))["acc"]
     most_frequent = max(Counter(row.label for row in rows).values()) / len(rows)
-    print(f"teacher   accuracy {correct:.4f} on {len(rows):,} rows of {dev or data} that are not "
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} that are not "
           f"for training; always the most frequent class: {most_frequent:.4f}", flush=True)
-    if correct < most_frequent:
+    if accuracy < most_frequent:
         raise UserError("the teacher is worse than the most frequent class; if its outputs do not "
                         f"stand for {', '.join(teacher.classes)}, --label-order gives their order")
 
 
-def accuracy(rows: list[Row], logits: Tensor, classes: list[str]) -> float:
-    """The share of the rows whose label is the class with the largest logit; logits (N, C)."""
-    predictions = [classes[i] for i in logits.argmax(dim=1)]
-    return sum(row.label == label for row, label in zip(rows, predictions)) / len(rows)
+def class_numbers(rows: list[Row], classes: list[str]) -> Tensor:
+    """(N,) the labels of the rows as positions in classes."""
+    return torch.tensor([classes.index(row.label) for row in rows])
 
 
 def dev_logits(logits: str) -> str:
@@ -308,7 +308,7 @@ def dev_logits(logits: str) -> str:
 
 # ---- Fine-tuning (§4) ----------------------------------------------------------------------------
 LEARNING_RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4; the best on dev is kept
-FINE_TUNING_BATCH = 32                     # our choice, as BERT itself; likewise three epochs
+FINE_TUNING_BATCH = 32                     # our choice, as in BERT; likewise three epochs
 
 
 class Checkpoint(NamedTuple):
@@ -330,9 +330,10 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
     classes = read_columns(data).classes or sort_classes(row.label for row in train)
-    if len(classes) < 2 or not dev or not {row.label for row in dev} <= set(classes):
-        raise UserError(f"{data}: expected labels of two or more classes, and dev rows of the same "
-                        f"classes; found {', '.join(classes)[:100]}")
+    is_usable = len(classes) >= 2 and dev and {row.label for row in dev} <= set(classes)
+    if not is_usable or data == dev_path:
+        raise UserError(f"{data}: expected labels of two or more classes, and other, dev rows of "
+                        f"the same classes; found classes {', '.join(classes)[:100]}")
     encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
     settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "seed": seed,
@@ -354,17 +355,17 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
             torch.manual_seed(seed * 100003 + number)
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
             logits = predict_logits(teacher, dev, Progress("evaluating", len(dev)))
-            dev_accuracy = accuracy(dev, logits, classes)
+            accuracy = evaluate(logits, class_numbers(dev, classes))["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
-                  f"dev acc {dev_accuracy:.4f}", flush=True)
-            if dev_accuracy > state["best"]:
-                state["best"] = dev_accuracy
+                  f"dev acc {accuracy:.4f}", flush=True)
+            if accuracy > state["best"]:
+                state["best"] = accuracy
                 save_teacher(folder + ".part", checkpoint, teacher)
             state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
                          settings=settings)
             save(folder + ".training.pt", state)
-    os.remove(folder + ".training.pt")
     os.rename(folder + ".part", folder)
+    os.remove(folder + ".training.pt")
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
 
 
@@ -378,10 +379,11 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     progress = Progress(f"fine-tuning, epoch {epoch + 1}", len(encoded))
     total_loss = 0.0
     for step, index in enumerate(batches):
-        # our choice, as BERT itself: the rate rises over the first tenth of all steps, then falls
+        # our choice, as in BERT: the rate rises over the first tenth of all steps, then falls
         steps = epochs * len(batches)
         done = epoch * len(batches) + step
-        optimizer.param_groups[0]["lr"] = lr * min((done + 1) / steps / 0.1, (1 - done / steps) / 0.9)
+        factor = min((done + 1) / steps / 0.1, (1 - done / steps) / 0.9)
+        optimizer.param_groups[0]["lr"] = lr * factor
         logits = model(*collate([encoded[i] for i in index], device))
         target = targets[index].to(device)
         if target.dim() == 1:
@@ -390,7 +392,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
             loss = (logits - target).square().sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as BERT itself
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as in BERT
         optimizer.step()
         total_loss += loss.detach() * len(index)
         progress.add(len(index))
@@ -460,14 +462,14 @@ def rename_old_keys(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False) -> Bert:
     """A model with these weights. Raises UserError if one is missing, left over or misshapen."""
-    model = Bert(checkpoint.config, num_classes)
-    weights = checkpoint.weights
-    if new_classifier:
-        nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
-        nn.init.zeros_(model.classifier.bias)
-        weights = {**weights, "classifier.weight": model.classifier.weight,
-                   "classifier.bias": model.classifier.bias}
+    weights = dict(checkpoint.weights)
     with errors_in(weights_file(checkpoint.folder), "the weights that config.json describes"):
+        model = Bert(checkpoint.config, num_classes)
+        if new_classifier:
+            nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
+            nn.init.zeros_(model.classifier.bias)
+            weights["classifier.weight"] = model.classifier.weight
+            weights["classifier.bias"] = model.classifier.bias
         model.load_state_dict(weights, strict=True)
     return model
 
@@ -491,7 +493,7 @@ BASE = "google-bert/bert-base-uncased"  # our choice: fits a laptop; the paper's
 DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # fine-tuned by others
                     "qqp": "textattack/bert-base-uncased-QQP",
                     "mnli": "textattack/bert-base-uncased-MNLI"}
-MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # that one's; its config.json lacks them
+MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # the order of textattack's MNLI model
 
 
 def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkpoint:
@@ -524,7 +526,8 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
     num_classes = len(checkpoint.weights["classifier.weight"])
     model = build(checkpoint, num_classes).to(device)
     labels = {row.label for row in read_dev(data, find_dev(data))}
-    config_names = list(checkpoint.config.get("id2label", {}).values())
+    id2label = checkpoint.config.get("id2label", {})
+    config_names = [id2label[key] for key in sorted(id2label, key=int)]
     if label_order:
         classes = label_order
     elif config_names and labels <= set(config_names):
@@ -652,12 +655,13 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
             if os.path.exists(output):  # a run that resumes this one must not find it
                 os.remove(output)
         if os.path.isdir(parts):
-            print(f"resuming after {len(os.listdir(parts))} finished chunks of {CHUNK:,} rows")
+            finished = len(glob.glob(glob.escape(parts) + "/*.tsv"))
+            print(f"resuming after {finished} finished chunks of {CHUNK:,} rows")
         elif data != find_dev(data):
             check_teacher(teacher, data, dev_logits(output))
         os.makedirs(parts, exist_ok=True)
-        barrier()
-    label(data, output, teacher, parts)
+        barrier()  # the one that the others wait at, above
+    label_chunks(data, output, teacher, parts)
 
 
 def main() -> None:
@@ -670,7 +674,7 @@ def main() -> None:
     parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
                         help="of --fine-tune, each in turn (default: 2e-5 3e-5 4e-5 5e-5; §4)")
     parser.add_argument("--epochs", type=number_in(int, 1, 1000), default=3,
-                        help="of --fine-tune, at each rate (our choice, as BERT itself: 3)")
+                        help="of --fine-tune, at each rate (our choice, as in BERT: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of --fine-tune (default: 0)")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="label again what is labelled")
@@ -691,4 +695,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, kept="finished chunks and epochs are kept; the same command resumes")
+    run(main, kept="finished chunks and epochs are kept; the same command without --fresh resumes")

@@ -317,7 +317,7 @@ def test_the_columns_of_every_task_are_found_by_their_names_and_classes_are_sort
             ("index|question|sentence|label", "0|a|b|entailment", "a|b", "entailment", ()),
             ("logit_1|sentence|logit_0|label", "-1.5|a|2e-1|1", "a", "1", (-1.5, 0.2))]:
         path = write(new_folder(), "x.tsv", f"{header}\n{line}\n".replace("|", "\t"))
-        assert list(read_rows(path)) == [(2, tuple(texts.split("|")), label, logits)]
+        assert list(read_rows(path)) == [(tuple(texts.split("|")), label, logits)]
         assert augment.read_columns(path).is_pair == ("|" in texts)
     assert augment.read_columns(path).classes == ["1", "0"]
     for labels in ["2 9 10", "neg pos", "entailment neutral contradiction"]:
@@ -329,16 +329,16 @@ def test_a_byte_order_mark_crlf_and_a_missing_last_newline_change_nothing():
     crlf = plain.replace(b"\n", b"\r\n")
     for content in (plain, b"\xef\xbb\xbf" + plain, crlf, plain[:-1], b"\xef\xbb\xbf" + crlf[:-2]):
         rows = list(read_rows(write(new_folder(), "x.tsv", content)))
-        assert rows == [(2, ("an été",), "1", ()), (3, ("b\u2028c\x0b\x85 d",), "0", ())]
+        assert rows == [(("an été",), "1", ()), (("b\u2028c\x0b\x85 d",), "0", ())]
 
 
 def test_rows_with_an_empty_sentence_or_the_label_dash_are_skipped_and_counted():
     lines = ["question1\tquestion2\tlabel", "a\tb\t0", "\tb\t0", "a\t \t1", "a\tb\t-", "e\tf\t"]
     path = write(new_folder(), "x.tsv", lines)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert [(row.line, row.label) for row in read_rows(path)] == [(2, "0"), (6, "")]
+        assert [row.texts[0] for row in read_rows(path)] == ["a", "e"]
     assert f"{path}: 3 skipped rows" in out.getvalue()
-    assert [row.line for row in read_rows(path, include_invalid=True)] == [2, 3, 4, 5, 6]
+    assert [row.texts[0] for row in read_rows(path, include_invalid=True)] == ["a", "", "a", "a", "e"]
 
 
 def test_every_tenth_labelled_row_is_held_out_unless_there_is_a_dev_file():
@@ -579,7 +579,7 @@ def teacher_says(folder, *rows):
     data = write(new_folder(), "x.tsv", ["sentence", "a film"])
     checkpoint = teacher_logits.read_checkpoint(folder)
     teacher = teacher_logits.load_teacher(checkpoint, data, ["0", "1"], CPU)
-    rows = [augment.Row(0, texts, "", ()) for texts in rows]
+    rows = [augment.Row(texts, "", ()) for texts in rows]
     return teacher_logits.predict_logits(teacher, rows, augment.Progress("", len(rows)))
 
 
@@ -731,7 +731,7 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
     assert not any(name.startswith("x.logits.tsv") for name in os.listdir(folder))
     succeed(teacher_logits, data, "--teacher", with_weights(weights), "--label-order", "1,0")
     dev = list(read_rows(folder + "/x.dev.logits.tsv"))
-    assert [row[1:] for row in dev][2:] == [(("great",), "1", (-1, 2)), (("dull",), "0", (-1, 2))]
+    assert dev[2:] == [(("great",), "1", (-1, 2)), (("dull",), "0", (-1, 2))]
 
 
 # ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
@@ -771,13 +771,15 @@ def test_an_encoder_is_fine_tuned_at_each_rate_without_the_held_out_rows_and_its
         model.classifier.bias.data += 1
         return 0.0
 
-    accuracy = mock.Mock(side_effect=[0.5, 0.6, 0.7, 0.6, 0.9, 0.8, 0.9] + [0.5] * 5 + [1.0])
-    with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, accuracy=accuracy):
+    scores = [0.5, 0.6, 0.7, 0.6, 0.9, 0.8, 0.9] + [0.5] * 5 + [1.0]
+    evaluate = mock.Mock(side_effect=[{"acc": score} for score in scores])
+    with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, evaluate=evaluate), \
+            mock.patch("teacher_logits.class_numbers") as class_numbers:
         succeed(teacher_logits, data, "--teacher", ENCODER)
     rates = [2e-5, 3e-5, 4e-5, 5e-5]
     assert seen == [(torch.optim.Adam, lr, epoch) for lr in rates for epoch in range(3)]
     assert weights_of(data[:-4] + ".teacher")["classifier.bias"].tolist() == [2, 2]
-    assert [row.logits[0] for row in accuracy.call_args.args[0]] == held_out
+    assert [row.logits[0] for row in class_numbers.call_args.args[0]] == held_out
 
 
 def test_fine_tuning_on_logits_takes_their_squared_distance_at_a_rate_that_rises_and_falls():
@@ -929,8 +931,7 @@ def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
             ([1, 1, 1, 0, 0], [1, 1, 0, 1, 0], {"acc": 3 / 5, "f1": 2 * 2 / (3 + 3)}),
             ([2, 1, 0], [2, 0, 0], {"acc": 2 / 3}), ([0, 1], [0, 0], {"acc": 1 / 2, "f1": 0})]:
         logits = torch.eye(max(guesses) + 1)[guesses]
-        with mock.patch("distill.predict_logits", return_value=logits):
-            scores = distill.evaluate(None, distill.Dataset([], torch.tensor(labels), None))
+        scores = bilstm.evaluate(logits, torch.tensor(labels))
         assert scores.keys() == expected.keys()
         assert is_near(list(scores.values()), list(expected.values()))
 
@@ -1098,7 +1099,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (None: absent), wha
     (T, "", "", {"x.tsv -o y.tsv --teacher none": "--teacher none: no such folder",
                  "x.tsv --teacher bert": "x.logits.tsv exists", TUNE + " --lr x": "--lr",
                  BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "'b'"}),
-    (D, "", "", {"x.csv": "ends in .tsv", "x.tsv --n-iter 3": "x.logits.tsv exists", **{
+    (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv", "x.tsv --n-iter 3": "x.logits.tsv exists", **{
         f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
             "alpha 1.5", "alpha nan", "alpha x", "n-iter 2", "teacher bert", "hidden 0", "fc 1.5",
             "batch-size 0", "epochs 0", "patience x", "seed -1", "device toaster", "nonsense"]}})]
@@ -1151,7 +1152,7 @@ def test_a_file_is_replaced_when_it_is_complete_and_not_before():
 
 
 def test_a_run_stopped_with_ctrl_c_after_any_step_and_started_again_ends_with_the_same_bytes():
-    rising = mock.Mock(side_effect=itertools.count())  # the last epoch of a teacher is the best
+    rising = mock.Mock(side_effect=({"acc": n} for n in itertools.count()))  # the last epoch of a teacher is the best
     for module, *arguments in [
             (teacher_logits, "--fine-tune", "--teacher", ENCODER, "--lr", 1e-3, 0.01, "--epochs", 2,
              "--device", "cpu"), (distill, "--alpha", 1, "--epochs", 3, *SMALL),
@@ -1160,7 +1161,7 @@ def test_a_run_stopped_with_ctrl_c_after_any_step_and_started_again_ends_with_th
         for step in itertools.count():  # step 0 is not interrupted, nor is a step beyond the last
             folder = new_folder()
             command = [reviews_with_dev(folder), *arguments]
-            with mock.patch.multiple(teacher_logits, CHUNK=16, accuracy=rising):
+            with mock.patch.multiple(teacher_logits, CHUNK=16, evaluate=rising):
                 with stop_after(step):
                     code, _, err = call(module, *command)
                 if code != 0:
@@ -1234,8 +1235,8 @@ def test_the_commands_in_the_readme_name_files_and_flags_that_exist():
 def test_the_samples_logits_belong_to_the_rows_of_the_sample():
     path = os.path.join(HERE, "sample.logits.tsv")
     assert augment.read_columns(path).names == ["sentence", "label", "logit_0", "logit_1"]
-    labelled = [row[1:3] for row in read_rows(path) if row.label]
-    assert labelled == [row[1:3] for row in read_rows(os.path.join(HERE, "sample.tsv"))]
+    labelled = [row[:2] for row in read_rows(path) if row.label]
+    assert labelled == [row[:2] for row in read_rows(os.path.join(HERE, "sample.tsv"))]
 
 
 def readme_section(heading):
