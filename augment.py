@@ -390,8 +390,10 @@ def features(word: str) -> list[str]:
         shape = "a"
     elif word[0].isdigit():
         shape = "0"
-    endings = [word[len(word) - n:] for n in range(min(3, len(word)) + 1)]
-    return [f"{shape} {ending}" for ending in endings] + [word]
+    found = [f"{shape} "]
+    for n in range(1, min(3, len(word)) + 1):
+        found.append(f"{shape} {word[-n:]}")
+    return [*found, word]
 
 
 def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
@@ -438,8 +440,11 @@ class Tagger:
             for feature in features(word):
                 p = smooth(self.counts.get(feature, Counter()), p)
             least = MIN_RATIO * max(p.values())
-            likely = [tag for tag in p if p[tag] >= least]
-            self.scores_of[word] = [(tag, integer_log(p[tag] / self.prior[tag])) for tag in likely]
+            scores = []
+            for tag in p:
+                if p[tag] >= least:
+                    scores.append((tag, integer_log(p[tag] / self.prior[tag])))
+            self.scores_of[word] = scores
         return self.scores_of[word]
 
     def tag(self, words: list[str]) -> list[str]:

@@ -151,9 +151,12 @@ def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
 def predict_logits(model: BiLSTM, sides: list[Sentences]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows."""
     model.eval()
-    batches = list(token_batches(row_lengths(sides), budget=1 << 14))
-    logits = torch.cat([model(*[side.batch(index) for side in sides]) for index in batches]).cpu()
-    return torch.empty_like(logits).index_copy_(0, torch.cat(batches), logits)
+    lengths = row_lengths(sides)
+    logits = torch.empty(len(lengths), model.output.out_features)
+    for index in token_batches(lengths, budget=1 << 14):
+        inputs = [side.batch(index) for side in sides]
+        logits[index] = model(*inputs).cpu()
+    return logits
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -114,11 +114,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         seconds = time.monotonic() - start
         if not np.isfinite(mean_loss):
             raise UserError(f"epoch {epoch}: the loss is not finite; are the logits very large?")
-        scores = {}
-        for prefix, dev_set in dev_sets.items():
-            logits = predict_logits(model, dev_set.sides)
-            for name, score in evaluate(logits, dev_set.labels.cpu()).items():
-                scores[prefix + name] = score
+        scores = dev_scores(model, dev_sets)
         is_best = scores["acc"] > best["acc"]
         if is_best:
             best = {"epoch": epoch, **scores}
@@ -142,6 +138,16 @@ def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
         model.trained.sparse = True
     parameters = [p for p in model.parameters() if p.requires_grad]
     return RowAdadelta(parameters, lr=1.0, rho=0.95)
+
+
+def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
+    """The scores of all dev sets: {"acc": ..., "f1": ..., "mm-acc": ...}; mm: mismatched MNLI."""
+    scores = {}
+    for prefix, dev_set in dev_sets.items():
+        logits = predict_logits(model, dev_set.sides)
+        for name, score in evaluate(logits, dev_set.labels.cpu()).items():
+            scores[prefix + name] = score
+    return scores
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
@@ -181,7 +187,10 @@ def build_vocabulary(train: list[list[str]], others: list[list[str]],
         print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
         return vocabulary, {}
     train_words = len(vocabulary)
-    other_words = {word for side in others for text in side for word in tokenize(text)}
+    other_words = set()
+    for side in others:
+        for text in side:
+            other_words.update(tokenize(text))
     vectors = read_vectors(vectors_path, vocabulary.keys() | other_words)
     if not vectors:
         raise UserError(f"{vectors_path}: no vectors for the words of these rows")
@@ -262,7 +271,9 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     mismatched = stem + ".dev-mm.tsv"  # MNLI's second dev set
     if os.path.exists(mismatched):
         dev_examples["mm-"] = read_examples(mismatched, read_dev(source, mismatched), is_pair)
-    others = [side for examples in dev_examples.values() for side in examples.sides]
+    others = []
+    for dev_rows in dev_examples.values():
+        others += dev_rows.sides
     for test in (stem + ".test.tsv", stem + ".test-mm.tsv"):
         if os.path.exists(test):
             others += read_examples(test, read_rows(test), is_pair).sides

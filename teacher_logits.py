@@ -143,10 +143,13 @@ class WordPiece:
         """One text or two -> Encoded; if they are too long, the longer is shortened first."""
         sides = []
         for text in texts:
-            sides.append([i for word in self.split(text) for i in self.subwords(word)])
+            ids = []
+            for word in self.split(text):
+                ids += self.subwords(word)
+            sides.append(ids)
         by_length = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(by_length, key=len).pop()  # of equally long ones, max takes the first
+            max(by_length, key=len).pop()  # of two that are equally long, the originally shorter
         ids = [self.ids["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
