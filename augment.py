@@ -76,20 +76,20 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
 
 class TaggedRow(NamedTuple):
     """One sentence, or the two of a pair, as words with their part-of-speech tags."""
-    words: list[list[str]]
+    sentences: list[list[str]]
     tags: list[list[str]]
 
 
 def augment_row(row: TaggedRow, attempt: int, rates: Rates, words_by_tag: dict[str, list[str]],
                 rng: Random) -> list[list[str]]:
-    """Attempt number `attempt` at a synthetic row: the words of its sentence or sentences."""
-    if len(row.words) == 2:
+    """One attempt at a synthetic row; attempt counts from 0. Returns its sentences as words."""
+    if len(row.sentences) == 2:
         altered = PAIR_CYCLE[attempt % 3]
     else:
         altered = (0,)
-    sentences = list(row.words)
+    sentences = list(row.sentences)
     for i in altered:
-        words = mask_or_replace(row.words[i], row.tags[i], rates, words_by_tag, rng)
+        words = mask_or_replace(row.sentences[i], row.tags[i], rates, words_by_tag, rng)
         if rng.random() < rates.p_ng:
             words = sample_ngram(words, rng)
         sentences[i] = words
@@ -107,7 +107,7 @@ def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_ta
 
     A synthetic row that equals an original (as words) or an earlier synthetic row is dropped.
     """
-    seen = {join_words(row.words) for row in rows}
+    seen = {join_words(row.sentences) for row in rows}
     for row in rows:
         new_texts = []
         for attempt in range(n_iter):
@@ -120,15 +120,15 @@ def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_ta
 
 # ---- The transfer set ----------------------------------------------------------------------------
 def tag_row(texts: Iterable[str], tagger: "Tagger") -> TaggedRow:
-    words = [tokenize(text) for text in texts]
-    return TaggedRow(words, [tagger.tag(sentence) for sentence in words])
+    sentences = [tokenize(text) for text in texts]
+    return TaggedRow(sentences, [tagger.tag(words) for words in sentences])
 
 
 def index_by_tag(rows: Iterable[TaggedRow]) -> dict[str, list[str]]:
     """tag -> all words of the rows with this tag, with repetitions: {"NN": ["film", "film"]}."""
     words_by_tag = defaultdict(list)
     for row in rows:
-        for words, tags in zip(row.words, row.tags):
+        for words, tags in zip(row.sentences, row.tags):
             for word, tag in zip(words, tags):
                 if word != MASK:
                     words_by_tag[tag].append(word)
@@ -413,7 +413,7 @@ def integer_log(p: float) -> int:
 class Tagger:
     """A bigram hidden Markov model: lower-case words -> Penn Treebank tags.
 
-    It maximizes the product of P(tag | last tag) P(word | tag). By Bayes' rule, P(word | tag) is
+    It maximizes the product of P(tag | previous tag) P(word | tag). By Bayes' rule P(word | tag) is
     proportional to P(tag | word) / P(tag), which is used instead. P(tag | word) is smoothed with
     the tags of words of the same ending and shape, so unknown words have it too.
     """

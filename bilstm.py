@@ -63,7 +63,7 @@ class BiLSTM(nn.Module):
         return torch.cat([h[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
 
     def forward(self, *sides: tuple[Tensor, Tensor]) -> Tensor:
-        """(ids, lengths) of the sentences; for pairs twice, first and second -> logits (B, C)."""
+        """sides: (ids, lengths) of the sentences; of a pair's first and second -> logits (B, C)."""
         if self.pair:
             first, second = sides
             h1 = self.encode(*first)                                      # (B, 2H)
@@ -92,7 +92,7 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences, concatenated in one tensor, so without padding in memory."""
+    """The token ids of N sentences in one flat tensor; `batch` pads those that it takes."""
 
     def __init__(self, ids: array, lengths: array, device: torch.device):
         self.ids = torch.frombuffer(ids, dtype=torch.int32).to(device)    # (words of all N,)
@@ -107,7 +107,8 @@ class Sentences:
         lengths = lengths.to(device, non_blocking=True)
         starts = self.starts[index.to(device, non_blocking=True)]
         positions = (starts[:, None] + steps).clamp(max=len(self.ids) - 1)  # (B, T)
-        return self.ids[positions].masked_fill(steps >= lengths[:, None], 0), lengths
+        is_padding = steps >= lengths[:, None]                            # (B, T)
+        return self.ids[positions].masked_fill(is_padding, 0), lengths
 
 
 def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
@@ -130,7 +131,7 @@ def row_lengths(sides: list[Sentences]) -> Tensor:
 def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
     """Length bucketing: each row once, in random batches of rows of similar length.
 
-    Our choice: less padding, so faster; equally long rows are in other batches in each epoch.
+    Our choice: less padding, so faster. Rows of equal length are grouped anew in each epoch.
     """
     order = torch.randperm(len(lengths))
     by_length = order[torch.argsort(lengths[order], stable=True)]
@@ -139,7 +140,7 @@ def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
-    """Row numbers, longest rows first, in batches of at most `budget` tokens (rows x longest)."""
+    """Row numbers, longest rows first, in batches of at most `budget` tokens (for pairs, twice)."""
     order = torch.argsort(lengths, descending=True, stable=True)
     while len(order):
         size = max(1, budget // int(lengths[order[0]]))

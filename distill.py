@@ -29,7 +29,7 @@ from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, datas
 from bilstm import (BiLSTM, Sentences, Student, encode_texts, evaluate, load, load_checkpoint,
                     pick_device, predict_logits, read_vectors, row_lengths, save, save_student,
                     shuffled_batches)
-from teacher_logits import (Bert, class_numbers, dev_logits, fetch_glue, label_file,
+from teacher_logits import (Bert, class_indices, dev_logits, fetch_glue, label_file,
                             remove_parts)
 
 
@@ -38,8 +38,9 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
     """alpha * cross-entropy + (1 - alpha) * distillation, a scalar (§3.2).
 
     Logits (B, C); labels (B,), -1 for a row without a label, whose label is then the teacher's
-    argmax. The norm of equation 2 sums over classes; the batch is averaged. Equation 3 prints a
-    minus before its second term, a misprint. Raises ValueError if the teacher's logits are needed.
+    argmax. The norm of equation 2 sums over classes; the loss is averaged over the batch. Equation
+    3 prints a minus before its second term, a misprint. Raises ValueError if the teacher's logits
+    are needed and absent.
     """
     if teacher_logits is None:
         if alpha != 1 or (labels < 0).any():
@@ -57,14 +58,14 @@ class Settings(NamedTuple):
     hidden: int = 150      # §4.2: LSTM units in each direction, 150 or 300
     fc: int = 200          # §4.2: ReLU units, 200 or 400
     batch_size: int = 50   # §4.2: 50 for SST-2, 256 for QQP and MNLI
-    epochs: int = 30       # our choice, as in the authors' code: upper limit
+    epochs: int = 30       # our choice, as in the authors' code; an upper limit
     patience: int = 5      # our choice: stop after 5 epochs without a better dev accuracy
     seed: int = 0
 
 
 class Dataset(NamedTuple):
     sides: list[Sentences]  # one; for pairs two, the first and the second sentences
-    labels: Tensor          # (N,) class numbers, -1 for a row without a label
+    labels: Tensor          # (N,) class indices, -1 for a row without a label
     logits: Tensor | None   # (N, C) the teacher's
 
     def batch(self, index: Tensor) -> tuple[list, Tensor | None, Tensor]:
@@ -80,16 +81,16 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     """Train until dev accuracy has not improved for settings.patience epochs -> the best scores.
 
     Writes the best epoch's student to OUTPUT.student.pt and a line per epoch to OUTPUT.log.csv.
-    The state after each epoch is saved with the settings and the stamps of the input files; so an
-    interrupted run resumes and, on a CPU, ends with the same student.
+    The state after each epoch is saved, so an interrupted run with the same settings and the same
+    `files` (stamps of the input files) resumes and, on a CPU, ends with the same student.
     """
     model = student.model
     optimizer = make_optimizer(model)
     lengths = row_lengths(train_set.sides)
     log = []
     best = {"epoch": 0, "acc": -1.0}
-    this_run = {**settings._asdict(), **files}
-    state = load_checkpoint(output + ".training.pt", this_run, fresh)
+    run_settings = {**settings._asdict(), **files}
+    state = load_checkpoint(output + ".training.pt", run_settings, fresh)
     if state:
         log, best = state["log"], state["best"]
         model.load_state_dict(state["model"])
@@ -119,12 +120,15 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         if is_best:
             best = {"epoch": epoch, **scores}
             save_student(output + ".student.pt", student)
-        print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s"
-              f"  {len(lengths) / seconds:6,.0f} rows/s{'  best' if is_best else ''}", flush=True)
+        print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  "
+              f"{seconds:6.1f}s  {len(lengths) / seconds:6,.0f} rows/s{'  best' if is_best else ''}",
+              flush=True)
         log.append({"epoch": epoch, "loss": mean_loss, **scores, "seconds": seconds})
         write_log(output + ".log.csv", log)
-        save(output + ".training.pt", {"settings": this_run, "log": log, "best": best, "model":
-             model.state_dict(), "optimizer": optimizer.state_dict()})
+        state = {"settings": run_settings, "log": log, "best": best}
+        state["model"] = model.state_dict()
+        state["optimizer"] = optimizer.state_dict()
+        save(output + ".training.pt", state)
     return best
 
 
@@ -171,7 +175,7 @@ def read_examples(path: str, rows: Iterable[Row], is_pair: bool) -> Examples:
     return examples
 
 
-def build_vocabulary(train: list[list[str]], others: list[list[str]],
+def build_vocabulary(train_sides: list[list[str]], other_sides: list[list[str]],
                      vectors_path: str | None) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """word -> id, and word -> its vector; [MASK], which is also the unknown word, has id 0.
 
@@ -179,7 +183,7 @@ def build_vocabulary(train: list[list[str]], others: list[list[str]],
     a vector (no label is read), else 6% of SST-2's dev words would be unknown.
     """
     vocabulary = {MASK: 0}
-    for side in train:
+    for side in train_sides:
         for text in side:
             for word in tokenize(text):
                 vocabulary.setdefault(word, len(vocabulary))
@@ -188,7 +192,7 @@ def build_vocabulary(train: list[list[str]], others: list[list[str]],
         return vocabulary, {}
     train_words = len(vocabulary)
     other_words = set()
-    for side in others:
+    for side in other_sides:
         for text in side:
             other_words.update(tokenize(text))
     vectors = read_vectors(vectors_path, vocabulary.keys() | other_words)
@@ -215,7 +219,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 def make_dataset(examples: Examples, vocabulary: dict[str, int], classes: list[str],
                  device: torch.device) -> Dataset:
-    """Token ids, class numbers and logits on the device. Raises UserError for an unknown label."""
+    """Token ids, class indices and logits on the device. Raises UserError for an unknown label."""
     sides = [encode_texts(side, vocabulary, device) for side in examples.sides]
     unknown = set(examples.labels) - {*classes, ""}
     if unknown:
@@ -261,23 +265,25 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
         rows = (row for row in rows if row.label)
     examples = read_examples(source, rows, is_pair)
     classes = find_classes(source, examples.labels)
-    dev_examples = {"": read_examples(dev or source, read_dev(source, dev), is_pair)}
-    if not dev_examples[""].labels:
-        raise UserError(f"{dev or source}: no labelled rows to measure accuracy; expected them in "
-                        f"{stem}.dev.tsv, or ten labelled rows in {source} to hold one out")
+    dev_paths = {"": dev}
+    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
+        dev_paths["mm-"] = stem + ".dev-mm.tsv"
+    dev_examples = {}
+    for prefix, path in dev_paths.items():
+        dev_examples[prefix] = read_examples(path or source, read_dev(source, path), is_pair)
+        if not dev_examples[prefix].labels:
+            raise UserError(f"{path or source}: no labelled rows to measure accuracy; expected "
+                            f"some in {stem}.dev.tsv, or ten in {source} to hold one out")
     if not dev:
-        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; rows made from it "
-              "are in training, so this dev accuracy is too high")
-    mismatched = stem + ".dev-mm.tsv"  # MNLI's second dev set
-    if os.path.exists(mismatched):
-        dev_examples["mm-"] = read_examples(mismatched, read_dev(source, mismatched), is_pair)
-    others = []
+        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; its synthetic "
+              "rows are in training, so this dev accuracy is too high")
+    other_sides = []
     for dev_rows in dev_examples.values():
-        others += dev_rows.sides
+        other_sides += dev_rows.sides
     for test in (stem + ".test.tsv", stem + ".test-mm.tsv"):
         if os.path.exists(test):
-            others += read_examples(test, read_rows(test), is_pair).sides
-    vocabulary, vectors = build_vocabulary(examples.sides, others, args.vectors)
+            other_sides += read_examples(test, read_rows(test), is_pair).sides
+    vocabulary, vectors = build_vocabulary(examples.sides, other_sides, args.vectors)
     train_set = make_dataset(examples, vocabulary, classes, device)
     dev_sets = {}
     for prefix, dev_rows in dev_examples.items():
@@ -308,6 +314,8 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
     is_resumed = os.path.exists(stem + ".run") and load(stem + ".run") == flags
     to_refuse = {} if is_resumed else dict(flags)
+    if args.fresh:
+        remove(logits_path, transfer_path)  # so that a run that resumes this one cannot use them
     if use_existing(logits_path, args.fresh, to_refuse):
         remove_parts(logits_path)
         return logits_path
@@ -320,6 +328,12 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     print(f"\n== label: python teacher_logits.py {transfer_path}")
     label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
     return logits_path
+
+
+def remove(*paths: str) -> None:
+    for path in paths:
+        if os.path.exists(path):
+            os.remove(path)
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -337,7 +351,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     if os.path.exists(dev_path):
         rows = list(read_rows(dev_path))
         logits = torch.tensor([row.logits for row in rows])
-        teacher = evaluate(logits, class_numbers(rows, read_columns(dev_path).classes))
+        teacher = evaluate(logits, class_indices(rows, read_columns(dev_path).classes))
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -362,8 +376,8 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     rows = len(sides[0].lengths)
     student_seconds = measure(lambda: predict_logits(student, sides)) * total / rows
     bert_size = sum(p.numel() for p in bert.parameters())
-    print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} and {rows:,} "
-          f"rows; {device}, {torch.get_num_threads()} threads")
+    print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} rows of "
+          f"128 tokens and {rows:,} rows; {device}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
     print(f"{'BERT-large':12}{bert_size:14,}{bert_seconds:12,.2f}    335M, 1060 s")
     print(f"{'BiLSTM':12}{student.num_parameters():14,}{student_seconds:12,.2f}    0.96M, 2.44 s")
@@ -501,9 +515,7 @@ def main() -> None:
         hard = train_student(args, args.data, hard_settings, output + ".hard", device)
         print_table1(args.data, logits_path, distilled, hard)
         finished.append(output + ".hard.training.pt")
-    for path in [output + ".training.pt", *finished]:
-        if os.path.exists(path):
-            os.remove(path)
+    remove(output + ".training.pt", *finished)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ DROPOUT = 0.1  # in training; BERT's own
 class Layer(nn.Module):
     """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
 
-    module_dict gives the parameters the names that they have in the published checkpoints.
+    The parameters have the names that they have in published checkpoints, such as
+    attention.output.dense.weight; module_dict builds the levels of these names.
     """
 
     def __init__(self, config: dict):
@@ -66,13 +67,14 @@ class Layer(nn.Module):
         queries is x itself, but only x[:, :1] in the last layer, of which only [CLS] is used.
         """
         p = DROPOUT if self.training else 0.0
-        project, after = self.attention["self"], self.attention["output"]
-        q = self.split_heads(project["query"](queries))              # (B, heads, Q, D/heads)
-        k = self.split_heads(project["key"](x))                      # (B, heads, T, D/heads)
-        v = self.split_heads(project["value"](x))                    # (B, heads, T, D/heads)
+        attention = self.attention["self"]
+        q = self.split_heads(attention["query"](queries))            # (B, heads, Q, D/heads)
+        k = self.split_heads(attention["key"](x))                    # (B, heads, T, D/heads)
+        v = self.split_heads(attention["value"](x))                  # (B, heads, T, D/heads)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-        h = after["dense"](h.transpose(1, 2).flatten(2))             # (B, Q, D)
-        h = after["LayerNorm"](queries + F.dropout(h, p))
+        output = self.attention["output"]
+        h = output["dense"](h.transpose(1, 2).flatten(2))            # (B, Q, D)
+        h = output["LayerNorm"](queries + F.dropout(h, p))
         inner = F.gelu(self.intermediate["dense"](h))                # (B, Q, 4D)
         return self.output["LayerNorm"](h + F.dropout(self.output["dense"](inner), p))
 
@@ -140,7 +142,7 @@ class WordPiece:
         self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
-        """One text or two -> Encoded; if they are too long, the longer is shortened first."""
+        """One text or two -> Encoded; longest-first truncation to max_length tokens."""
         sides = []
         for text in texts:
             ids = []
@@ -149,7 +151,7 @@ class WordPiece:
             sides.append(ids)
         by_length = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(by_length, key=len).pop()  # of two that are equally long, the originally shorter
+            max(by_length, key=len).pop()  # in a tie: the one that was shorter to begin with
         ids = [self.ids["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
@@ -185,7 +187,7 @@ class WordPiece:
 
 @lru_cache(maxsize=None)
 def normalize_char(c: str, uncased: bool) -> str:
-    """Removed, in lower case, or between spaces; the words are then separated by spaces."""
+    """A character as BERT reads it: removed, lower-cased, or (punctuation) between spaces."""
     category = unicodedata.category(c)
     if category in ("Zs", "Zl", "Zp") or c in "\t\n\r":
         return " "
@@ -264,15 +266,20 @@ def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
             write_rows(path, chunk, logits, teacher.classes)
     barrier()
     if rank == 0:
-        with atomic_write(output) as f:
-            for path in chunks:
-                with open(path, encoding="utf-8", newline="\n") as part:
-                    header = part.readline()
-                    if path == chunks[0]:
-                        f.write(header)
-                    shutil.copyfileobj(part, f)
+        join_chunks(chunks, output)
         remove_parts(output)
         print(f"wrote {output}")
+
+
+def join_chunks(chunks: list[str], output: str) -> None:
+    """Concatenate the rows of the chunks, under one header."""
+    with atomic_write(output) as f:
+        for path in chunks:
+            with open(path, encoding="utf-8", newline="\n") as chunk:
+                header = chunk.readline()
+                if path == chunks[0]:
+                    f.write(header)
+                shutil.copyfileobj(chunk, f)
 
 
 def remove_parts(output: str) -> None:
@@ -281,26 +288,26 @@ def remove_parts(output: str) -> None:
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def check_teacher(teacher: Teacher, data: str, output: str) -> None:
-    """Before hours of labelling: label the dev rows, and compare with the most frequent class."""
+def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
+    """Before hours of labelling: label the dev rows, and refuse a teacher worse than a constant."""
     dev = find_dev(data)
     rows = list(read_dev(data, dev))
     if not rows:
         print("note: there are no labelled rows, so the teacher's accuracy is not known")
         return
     logits = predict_logits(teacher, rows, Progress("labelling the dev rows", len(rows)))
-    write_rows(output, rows, logits, teacher.classes)
-    accuracy = evaluate(logits, class_numbers(rows, teacher.classes))["acc"]
-    most_frequent = max(Counter(row.label for row in rows).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} that are not "
-          f"for training; always the most frequent class: {most_frequent:.4f}", flush=True)
-    if accuracy < most_frequent:
-        raise UserError("the teacher is worse than the most frequent class; if its outputs do not "
-                        f"stand for {', '.join(teacher.classes)}, --label-order gives their order")
+    write_rows(dev_output, rows, logits, teacher.classes)
+    accuracy = evaluate(logits, class_indices(rows, teacher.classes))["acc"]
+    majority = max(Counter(row.label for row in rows).values()) / len(rows)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} held out from "
+          f"training; majority-class baseline {majority:.4f}", flush=True)
+    if accuracy < majority:
+        raise UserError("the teacher is worse than always the most frequent class; if its outputs "
+                        f"are not {', '.join(teacher.classes)}, give their order by --label-order")
 
 
-def class_numbers(rows: list[Row], classes: list[str]) -> Tensor:
-    """(N,) the labels of the rows as positions in classes."""
+def class_indices(rows: list[Row], classes: list[str]) -> Tensor:
+    """(N,) the position of each row's label in classes."""
     return torch.tensor([classes.index(row.label) for row in rows])
 
 
@@ -325,10 +332,55 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
               epochs: int = 3, seed: int = 0) -> None:
     """Train a BERT from a checkpoint; the best epoch on dev of all learning rates -> STEM.teacher.
 
-    If the rows have logits, these are the targets: a smaller teacher learns from a larger one.
-    The state after each epoch is kept, so an interrupted run resumes and ends with the same bytes.
+    The state after each epoch is saved, so an interrupted run resumes and, on a CPU, ends with the
+    same teacher.
     """
     folder = dataset_stem(data) + ".teacher"
+    best_folder = folder + ".part"  # the best teacher so far
+    state_path = folder + ".training.pt"
+    train, dev, classes = fine_tuning_rows(data)
+    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
+    # if the rows have logits, these are the targets: a smaller teacher learns from a larger one
+    targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
+    settings = {"rows": file_stamp(data), "dev": file_stamp(find_dev(data) or data), "seed": seed,
+                "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
+    is_resumable = os.path.isdir(best_folder)
+    state = load_checkpoint(state_path, settings, fresh=not is_resumable)
+    if not state:
+        state = {"settings": settings, "epochs_done": 0, "best": -1.0}
+    number = 0  # epochs of all learning rates
+    for lr in learning_rates:
+        torch.manual_seed(seed)
+        model = build(checkpoint, len(classes), new_classifier=True).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)                # §4
+        teacher = Teacher(model, checkpoint.tokenizer, classes)
+        for epoch in range(epochs):
+            number += 1
+            if number == state["epochs_done"]:  # resume after this epoch
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+            if number <= state["epochs_done"]:
+                continue
+            torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
+            loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
+            logits = predict_logits(teacher, dev, Progress("evaluating", len(dev)))
+            accuracy = evaluate(logits, class_indices(dev, classes))["acc"]
+            print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
+                  f"dev acc {accuracy:.4f}", flush=True)
+            if accuracy > state["best"]:
+                state["best"] = accuracy
+                save_teacher(best_folder, checkpoint, teacher)
+            state["epochs_done"] = number
+            state["model"] = model.state_dict()
+            state["optimizer"] = optimizer.state_dict()
+            save(state_path, state)
+    os.rename(best_folder, folder)
+    os.remove(state_path)
+    print(f"wrote {folder}: dev acc {state['best']:.4f}")
+
+
+def fine_tuning_rows(data: str) -> tuple[list[Row], list[Row], list[str]]:
+    """The rows for training, the dev rows, and the classes. Raises UserError."""
     dev_path = find_dev(data)
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
@@ -337,39 +389,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     if not is_usable or data == dev_path:
         raise UserError(f"{data}: expected labels of two or more classes, and other, dev rows of "
                         f"the same classes; found classes {', '.join(classes)[:100]}")
-    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
-    targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
-    settings = {"rows": file_stamp(data), "dev": file_stamp(dev_path or data), "seed": seed,
-                "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    state = load_checkpoint(folder + ".training.pt", settings) or {"done": 0, "best": -1.0}
-    number = 0  # of the epoch, counted over all learning rates
-    for lr in learning_rates:
-        torch.manual_seed(seed)
-        model = build(checkpoint, len(classes), new_classifier=True).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)                # §4
-        teacher = Teacher(model, checkpoint.tokenizer, classes)
-        for epoch in range(epochs):
-            number += 1
-            if number == state["done"]:  # resume after this epoch
-                model.load_state_dict(state["model"])
-                optimizer.load_state_dict(state["optimizer"])
-            if number <= state["done"]:
-                continue
-            torch.manual_seed(seed * 100003 + number)
-            loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
-            logits = predict_logits(teacher, dev, Progress("evaluating", len(dev)))
-            accuracy = evaluate(logits, class_numbers(dev, classes))["acc"]
-            print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
-                  f"dev acc {accuracy:.4f}", flush=True)
-            if accuracy > state["best"]:
-                state["best"] = accuracy
-                save_teacher(folder + ".part", checkpoint, teacher)
-            state.update(done=number, model=model.state_dict(), optimizer=optimizer.state_dict(),
-                         settings=settings)
-            save(folder + ".training.pt", state)
-    os.rename(folder + ".part", folder)
-    os.remove(folder + ".training.pt")
-    print(f"wrote {folder}: dev acc {state['best']:.4f}")
+    return train, dev, classes
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
@@ -382,11 +402,8 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     progress = Progress(f"fine-tuning, epoch {epoch + 1}", len(encoded))
     total_loss = 0.0
     for step, index in enumerate(batches):
-        # our choice, as in BERT: the rate rises over the first tenth of all steps, then falls
-        steps = epochs * len(batches)
-        done = epoch * len(batches) + step
-        factor = min((done + 1) / steps / 0.1, (1 - done / steps) / 0.9)
-        optimizer.param_groups[0]["lr"] = lr * factor
+        steps_done = epoch * len(batches) + step
+        optimizer.param_groups[0]["lr"] = lr * warmup_decay(steps_done, epochs * len(batches))
         logits = model(*collate([encoded[i] for i in index], device))
         target = targets[index].to(device)
         if target.dim() == 1:
@@ -403,6 +420,11 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     if not np.isfinite(mean_loss):
         raise UserError(f"the loss is not finite; try a smaller --lr than {lr:g}")
     return mean_loss
+
+
+def warmup_decay(done: int, steps: int) -> float:
+    """Linear warmup over a tenth of the steps, then linear decay; our choice, as in BERT."""
+    return min((done + 1) / (0.1 * steps), (1 - done / steps) / 0.9)
 
 
 # ==== Supporting code: the files of a checkpoint ==================================================
