@@ -249,8 +249,10 @@ def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray
 # ---- Files of weights ----------------------------------------------------------------------------
 def save(path: str, state: dict) -> None:
     """torch.save, moved into place when it is complete."""
+    memory = io.BytesIO()  # torch.save itself would report a full disk as a RuntimeError
+    torch.save(state, memory)
     with atomic_write(path) as f:
-        torch.save(state, f.buffer)
+        f.buffer.write(memory.getbuffer())
 
 
 def load(path: str) -> dict:
