@@ -275,8 +275,8 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
             raise UserError(f"{path or source}: no labelled rows to measure accuracy; expected "
                             f"some in {stem}.dev.tsv, or ten in {source} to hold one out")
     if not dev:
-        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; its synthetic "
-              "rows are in training, so this dev accuracy is too high")
+        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic "
+              "rows are in training, this dev accuracy is too high")
     other_sides = []
     for dev_rows in dev_examples.values():
         other_sides += dev_rows.sides
