@@ -314,8 +314,9 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
     is_resumed = os.path.exists(stem + ".run") and load(stem + ".run") == flags
     to_refuse = {} if is_resumed else dict(flags)
-    if args.fresh:
-        remove(logits_path, transfer_path)  # so that a run that resumes this one cannot use them
+    for path in (transfer_path, logits_path):
+        if args.fresh and os.path.exists(path):
+            os.replace(path, path + ".old")  # a run that resumes this one must not use it
     if use_existing(logits_path, args.fresh, to_refuse):
         remove_parts(logits_path)
         return logits_path
@@ -328,12 +329,6 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     print(f"\n== label: python teacher_logits.py {transfer_path}")
     label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
     return logits_path
-
-
-def remove(*paths: str) -> None:
-    for path in paths:
-        if os.path.exists(path):
-            os.remove(path)
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -469,7 +464,7 @@ def main() -> None:
                         help="epochs without a better dev accuracy; default: 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
-    parser.add_argument("--fresh", action="store_true", help="recompute files that exist")
+    parser.add_argument("--fresh", action="store_true", help="recompute files that exist (until then *.old)")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
@@ -506,7 +501,7 @@ def main() -> None:
         logits_path = args.logits
         if not logits_path:
             logits_path = label_transfer_set(args, device)
-            finished.append(stem + ".run")
+            finished = [stem + ".run", stem + ".transfer.tsv.old", stem + ".logits.tsv.old"]
         print("\n== distill")
         distilled = train_student(args, logits_path, settings, output, device)
     if args.table1:
@@ -515,7 +510,9 @@ def main() -> None:
         hard = train_student(args, args.data, hard_settings, output + ".hard", device)
         print_table1(args.data, logits_path, distilled, hard)
         finished.append(output + ".hard.training.pt")
-    remove(output + ".training.pt", *finished)
+    for path in [output + ".training.pt", *finished]:
+        if os.path.exists(path):
+            os.remove(path)
 
 
 if __name__ == "__main__":
