@@ -344,7 +344,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     teacher = {}
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
-        rows = list(read_rows(dev_path))
+        rows = list(read_dev(dev_path, dev_path))
         logits = torch.tensor([row.logits for row in rows])
         teacher = evaluate(logits, class_indices(rows, read_columns(dev_path).classes))
     heading = "paper, test" if task in PAPER else ""
@@ -464,7 +464,8 @@ def main() -> None:
                         help="epochs without a better dev accuracy; default: 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
-    parser.add_argument("--fresh", action="store_true", help="recompute files that exist (until then *.old)")
+    parser.add_argument("--fresh", action="store_true",
+                        help="recompute files that exist (until then *.old)")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
