@@ -150,17 +150,13 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
-        progress = Progress("tagging", count_rows(source))
-        for row in read_rows(source):
+        for row in progress(read_rows(source), "tagging", count_rows(source)):
             f.write("\t".join([*row.texts, row.label]) + "\n")
             rows.append(tag_row(row.texts, tagger))
-            progress.add(1)
-        progress = Progress("augmenting", len(rows))
-        words_by_tag = index_by_tag(rows)
-        for new_texts in synthetic_rows(rows, n_iter, rates, words_by_tag, Random(seed)):
+        made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
+        for new_texts in progress(made, "augmenting", len(rows)):
             f.writelines(text + "\t\n" for text in new_texts)
             synthetic += len(new_texts)
-            progress.add(1)
     print(f"wrote {output}: {len(rows):,} original rows and {synthetic:,} synthetic rows (n_iter "
           f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
 
@@ -267,10 +263,10 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
     if not rows:
         raise UserError(f"{path}: no usable rows")
     if skipped:
-        print(f"note: {path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
+        note(f"{path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
     if quoted > rows / 2:
-        print(f"note: {path}: {quoted:,} rows begin and end with a double quote, which is read as "
-              "part of the text; expected no quoting")
+        note(f"{path}: {quoted:,} rows begin and end with a double quote, which is read as part of "
+             "the text; expected no quoting")
 
 
 def read_dev(path: str, dev: str | None) -> Iterator[Row]:
@@ -291,7 +287,7 @@ def read_train(path: str, dev: str | None) -> Iterator[Row]:
 
 
 def count_rows(path: str) -> int:
-    """The number of lines after the header, for Progress."""
+    """The number of lines after the header, for progress."""
     with errors_in(path), open(path, "rb") as f:
         return sum(1 for _ in f) - 1
 
@@ -311,6 +307,13 @@ def use_existing(path: str, fresh: bool, flags: dict[str, object]) -> bool:
     return True
 
 
+def set_aside(path: str) -> None:
+    """Keep the file that --fresh recomputes; a run that resumes this one must not find it."""
+    if os.path.exists(path):
+        os.replace(path, path + ".old")
+        print(f"moved {path} to {path}.old")
+
+
 def file_stamp(path: str) -> list:
     """Which file it is, for a run that resumes: its path, size and time of change."""
     with errors_in(path):
@@ -326,7 +329,7 @@ def find_dev(path: str) -> str | None:
 
 def sort_classes(labels: Iterable[str]) -> list[str]:
     """The classes in a fixed order: numbers by value, GLUE's order for inference, else by name."""
-    names = set(labels)
+    names = set(labels) - {""}
     if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
     if names <= set(NLI_CLASSES):
@@ -542,28 +545,30 @@ def atomic_write(path: str) -> Iterator[TextIO]:
         raise
 
 
-class Progress:
-    """One line on stderr with rate and remaining time; nothing if stderr is not a terminal."""
-
-    def __init__(self, title: str, total: int):
-        self.title = title
-        self.total = total
-        self.done = 0
-        self.start = time.monotonic()
-        self.shown = self.start
-
-    def add(self, rows: int) -> None:
-        self.done += rows
+def progress(items: Iterable, title: str, total: int | None = None) -> Iterator:
+    """Pass the items on; on a terminal, show how many are done, the rate and the time left."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    total = total or len(items)
+    start = time.monotonic()
+    shown = start
+    for done, item in enumerate(items, start=1):
+        yield item
         now = time.monotonic()
-        is_last = self.done >= self.total
-        if not sys.stderr.isatty() or (now - self.shown < 0.2 and not is_last):
-            return
-        self.shown = now
-        rate = self.done / (now - self.start + 1e-9)
-        left = timedelta(seconds=round((self.total - self.done) / rate))
-        counts = f"{self.done:,} of {self.total:,} rows, {rate:,.0f} rows/s, {left} left"
-        line = "" if is_last else f"{self.title}: {counts}"
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        if now - shown > 0.2:
+            shown = now
+            rate = done / (now - start)
+            left = timedelta(seconds=round(max(0, total - done) / rate))
+            line = f"{title}: {done:,} of {total:,}, {rate:,.1f} per second, {left} left"
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@lru_cache(maxsize=None)
+def note(message: str) -> None:
+    """Print a note once, however often a file is read."""
+    print(f"note: {message}", flush=True)
 
 
 def check_is_list(name: str, texts: list) -> None:

@@ -15,7 +15,6 @@ import os
 import sys
 import warnings
 from array import array
-from contextlib import nullcontext
 from itertools import islice
 from typing import BinaryIO, Iterable, Iterator, NamedTuple
 
@@ -92,12 +91,24 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences in one flat tensor; `batch` pads those that it takes."""
+    """The token ids of N sentences in one flat array; `batch` pads those that it takes."""
 
-    def __init__(self, ids: array, lengths: array, device: torch.device):
-        self.ids = torch.frombuffer(ids, dtype=torch.int32).to(device)    # (words of all N,)
-        self.lengths = torch.frombuffer(lengths, dtype=torch.int64)       # (N,), on the CPU
+    def __init__(self):
+        self.ids = array("i")      # of all words, 4 bytes each
+        self.lengths = array("q")  # (N,), 8 bytes each
+
+    def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
+        """A word that is not in the vocabulary becomes [MASK], id 0."""
+        words = words or [MASK]
+        self.ids.extend(vocabulary.get(word, 0) for word in words)
+        self.lengths.append(len(words))
+
+    def to(self, device: torch.device) -> "Sentences":
+        """When the last sentence has been appended: tensors in place of the arrays."""
+        self.ids = torch.frombuffer(self.ids, dtype=torch.int32).to(device)
+        self.lengths = torch.frombuffer(self.lengths, dtype=torch.int64)  # on the CPU
         self.starts = (self.lengths.cumsum(0) - self.lengths).to(device)  # (N,)
+        return self
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
@@ -113,14 +124,10 @@ class Sentences:
 
 def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
                  device: torch.device) -> Sentences:
-    """Texts -> token ids; a word that is not in the vocabulary becomes [MASK], id 0."""
-    ids = array("i")      # 4 bytes a word
-    lengths = array("q")  # 8 bytes a sentence
+    sentences = Sentences()
     for text in texts:
-        words = tokenize(text) or [MASK]
-        ids.extend(vocabulary.get(word, 0) for word in words)
-        lengths.append(len(words))
-    return Sentences(ids, lengths, device)
+        sentences.append(tokenize(text), vocabulary)
+    return sentences.to(device)
 
 
 def row_lengths(sides: list[Sentences]) -> Tensor:
@@ -168,6 +175,16 @@ def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
         true_positives = int((predictions * labels).sum())
         scores["f1"] = 2 * true_positives / max(1, int(predictions.sum() + labels.sum()))
     return scores
+
+
+def class_indices(labels: list[str], classes: list[str], path: str) -> Tensor:
+    """(N,) the position of each label in classes; -1 for "". Raises UserError for another label."""
+    index = {"": -1} | {name: i for i, name in enumerate(classes)}
+    unknown = set(labels) - index.keys()
+    if unknown:
+        raise UserError(f"{path}: unknown label {min(unknown)[:80]!r}; expected one of "
+                        f"{', '.join(classes)[:200]}")
+    return torch.tensor([index[label] for label in labels])
 
 
 class Student(NamedTuple):
@@ -271,10 +288,8 @@ def load_checkpoint(path: str, settings: dict, fresh: bool = False) -> dict | No
     if fresh or not os.path.exists(path):
         return None
     state = load(path)
-    with errors_in(path, "the checkpoint of an interrupted run; remove it, or add --fresh"):
-        changed = [name for name in settings if state["settings"][name] != settings[name]]
-    if changed:
-        print(f"{path} is from a run with other settings ({', '.join(changed)}): starting again")
+    if state["settings"] != settings:
+        print(f"{path} is from a run with other settings or files: starting again")
         return None
     print(f"resuming from {path}")
     return state
@@ -358,19 +373,19 @@ def main() -> None:
         answers = classify_rows(student, read_rows(args.tsv, include_invalid=True))
     else:
         raise UserError(f"{args.tsv}: this student reads {'pairs' if pair else 'single sentences'}")
+    predictions = []
     labelled = correct = 0
-    with atomic_write(args.output) if args.output else nullcontext() as submission:
-        if submission:
-            submission.write("index\tprediction\n")
-        for i, (row, label, probability) in enumerate(answers):
-            if submission:
-                submission.write(f"{i}\t{label}\n")
-            else:
-                print(label, f"{probability:.4f}", *row.texts, sep="\t", flush=True)
-            labelled += row.label not in ("", "-")
-            correct += row.label == label
+    for row, label, probability in answers:
+        predictions.append(label)
+        if not args.output:
+            print(label, f"{probability:.4f}", *row.texts, sep="\t", flush=True)
+        labelled += row.label not in ("", "-")
+        correct += row.label == label
     if args.output:
-        print(f"wrote {args.output}: {i + 1:,} predictions", file=sys.stderr)
+        with atomic_write(args.output) as f:
+            f.write("index\tprediction\n")
+            f.writelines(f"{i}\t{label}\n" for i, label in enumerate(predictions))
+        print(f"wrote {args.output}: {len(predictions):,} predictions", file=sys.stderr)
     if labelled:
         print(f"accuracy {correct / labelled:.4f} on {labelled:,} labelled rows", file=sys.stderr)
 

@@ -15,7 +15,7 @@ import argparse
 import os
 import time
 from array import array
-from collections import Counter
+from itertools import islice
 from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
@@ -23,14 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Progress, Row, UserError, atomic_write, dataset_stem, file_stamp,
-                     find_dev, make_transfer_set, number_in, read_columns, read_dev, read_rows,
-                     read_train, run, sort_classes, tokenize, use_existing)
-from bilstm import (BiLSTM, Sentences, Student, encode_texts, evaluate, load, load_checkpoint,
+from augment import (MASK, Parser, Row, UserError, count_rows, dataset_stem, file_stamp,
+                     find_dev, make_transfer_set, note, number_in, progress, read_columns, read_dev,
+                     read_rows, read_train, run, set_aside, sort_classes, tokenize, use_existing)
+from bilstm import (BiLSTM, Sentences, Student, class_indices, evaluate, load, load_checkpoint,
                     pick_device, predict_logits, read_vectors, row_lengths, save, save_student,
                     shuffled_batches)
-from teacher_logits import (Bert, class_indices, dev_logits, fetch_glue, label_file,
-                            remove_parts)
+from teacher_logits import Bert, dev_logits, fetch_glue, label_file, remove_parts
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -80,37 +79,37 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
           output: str, files: dict, fresh: bool = False) -> dict:
     """Train until dev accuracy has not improved for settings.patience epochs -> the best scores.
 
-    Writes the best epoch's student to OUTPUT.student.pt and a line per epoch to OUTPUT.log.csv.
-    The state after each epoch is saved, so an interrupted run with the same settings and the same
-    `files` (stamps of the input files) resumes and, on a CPU, ends with the same student.
+    Writes the best epoch's student to OUTPUT.student.pt. The state after each epoch is saved, so an
+    interrupted run with the same settings and the same `files` (stamps of the input files) resumes
+    and, on a CPU, ends with the same student.
     """
     model = student.model
     optimizer = make_optimizer(model)
     lengths = row_lengths(train_set.sides)
-    log = []
     best = {"epoch": 0, "acc": -1.0}
+    epochs_done = 0
     run_settings = {**settings._asdict(), **files}
     state = load_checkpoint(output + ".training.pt", run_settings, fresh)
     if state:
-        log, best = state["log"], state["best"]
+        best = state["best"]
+        epochs_done = state["epochs_done"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    for epoch in range(len(log) + 1, settings.epochs + 1):
+    for epoch in range(epochs_done + 1, settings.epochs + 1):
         if epoch > best["epoch"] + settings.patience:
             break
         start = time.monotonic()
-        progress = Progress(f"epoch {epoch}", len(lengths))
         losses = []
         torch.manual_seed(settings.seed * 100003 + epoch)  # a resumed run draws the same numbers
         model.train()
-        for index in shuffled_batches(lengths, settings.batch_size):
+        batches = shuffled_batches(lengths, settings.batch_size)
+        for index in progress(batches, f"epoch {epoch}, batches"):
             inputs, teacher_logits, labels = train_set.batch(index)
             loss = distillation_loss(model(*inputs), teacher_logits, labels, settings.alpha)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())  # stays on the device, so that no step waits for it
-            progress.add(len(index))
         mean_loss = float(torch.stack(losses).mean())
         seconds = time.monotonic() - start
         if not np.isfinite(mean_loss):
@@ -123,12 +122,9 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  "
               f"{seconds:6.1f}s  {len(lengths) / seconds:6,.0f} rows/s{'  best' if is_best else ''}",
               flush=True)
-        log.append({"epoch": epoch, "loss": mean_loss, **scores, "seconds": seconds})
-        write_log(output + ".log.csv", log)
-        state = {"settings": run_settings, "log": log, "best": best}
-        state["model"] = model.state_dict()
-        state["optimizer"] = optimizer.state_dict()
-        save(output + ".training.pt", state)
+        save(output + ".training.pt", {
+            "settings": run_settings, "epochs_done": epoch, "best": best,
+            "model": model.state_dict(), "optimizer": optimizer.state_dict()})
     return best
 
 
@@ -155,55 +151,55 @@ def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
-class Examples(NamedTuple):
-    """The rows of a TSV in memory, as text."""
-    path: str
-    sides: list[list[str]]  # one list of sentences; for pairs two
-    labels: list[str]       # "" for a row without a label
-    logits: array           # N * C numbers, or none
+def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], classes: list[str],
+                 is_pair: bool, device: torch.device, add_words: bool = False) -> Dataset:
+    """The rows of the file `path` as tensors on the device. Raises UserError.
 
-
-def read_examples(path: str, rows: Iterable[Row], is_pair: bool) -> Examples:
-    examples = Examples(path, [[], []] if is_pair else [[]], [], array("f"))
-    for row in rows:
-        if len(row.texts) != len(examples.sides):
-            raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
-        for side, text in zip(examples.sides, row.texts):
-            side.append(text)
-        examples.labels.append(row.label)
-        examples.logits.extend(row.logits)
-    return examples
-
-
-def build_vocabulary(train_sides: list[list[str]], other_sides: list[list[str]],
-                     vectors_path: str | None) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """word -> id, and word -> its vector; [MASK], which is also the unknown word, has id 0.
-
-    Our choice: all words of the training rows, and of the dev and test sentences those that have
-    a vector (no label is read), else 6% of SST-2's dev words would be unknown.
+    add_words: a word that is not in the vocabulary is added to it; otherwise it becomes [MASK].
     """
-    vocabulary = {MASK: 0}
-    for side in train_sides:
-        for text in side:
-            for word in tokenize(text):
-                vocabulary.setdefault(word, len(vocabulary))
-    if not vectors_path:
-        print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
-        return vocabulary, {}
+    if read_columns(path).is_pair != is_pair:
+        raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
+    sides = [Sentences(), Sentences()] if is_pair else [Sentences()]
+    labels = []
+    logits = array("f")
+    for row in rows:
+        for side, text in zip(sides, row.texts):
+            words = tokenize(text)
+            if add_words:
+                for word in words:
+                    vocabulary.setdefault(word, len(vocabulary))
+            side.append(words, vocabulary)
+        labels.append(row.label)
+        logits.extend(row.logits)
+    if not labels:
+        stem = dataset_stem(path)
+        raise UserError(f"{path}: no labelled rows to measure accuracy; expected some in "
+                        f"{stem}.dev.tsv, or ten in {stem}.tsv to hold one out")
+    teacher_logits = None
+    if logits:
+        teacher_logits = torch.frombuffer(logits, dtype=torch.float32).to(device)
+        teacher_logits = teacher_logits.view(len(labels), len(classes))               # (N, C)
+    labels = class_indices(labels, classes, path).to(device)                          # (N,)
+    return Dataset([side.to(device) for side in sides], labels, teacher_logits)
+
+
+def add_vectors(path: str, vocabulary: dict[str, int],
+                other_words: set[str]) -> dict[str, np.ndarray]:
+    """word -> vector (E,). Raises UserError.
+
+    Our choice: words of dev and test sentences that have a vector join the vocabulary (no label is
+    read), else 6% of SST-2's dev words would be unknown.
+    """
     train_words = len(vocabulary)
-    other_words = set()
-    for side in other_sides:
-        for text in side:
-            other_words.update(tokenize(text))
-    vectors = read_vectors(vectors_path, vocabulary.keys() | other_words)
+    vectors = read_vectors(path, vocabulary.keys() | other_words)
     if not vectors:
-        raise UserError(f"{vectors_path}: no vectors for the words of these rows")
+        raise UserError(f"{path}: no vectors for the words of these rows")
     share = len(vocabulary.keys() & vectors.keys()) / train_words
-    for word in sorted(other_words & vectors.keys()):
-        vocabulary.setdefault(word, len(vocabulary))
-    print(f"words     {train_words:,} of the training rows, {share:.1%} with a vector; "
-          f"{len(vocabulary) - train_words:,} more of dev and test")
-    return vocabulary, vectors
+    for word in sorted(vectors.keys() - vocabulary.keys()):
+        vocabulary[word] = len(vocabulary)
+    print(f"vectors   of {share:.1%} of the {train_words:,} words in the training rows, and of "
+          f"{len(vocabulary) - train_words:,} more in dev and test")
+    return vectors
 
 
 def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
@@ -217,35 +213,11 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
     return embeddings
 
 
-def make_dataset(examples: Examples, vocabulary: dict[str, int], classes: list[str],
-                 device: torch.device) -> Dataset:
-    """Token ids, class indices and logits on the device. Raises UserError for an unknown label."""
-    sides = [encode_texts(side, vocabulary, device) for side in examples.sides]
-    unknown = set(examples.labels) - {*classes, ""}
-    if unknown:
-        raise UserError(f"{examples.path}: unknown label {min(unknown)[:80]!r}; expected one of "
-                        f"{', '.join(classes)[:200]}")
-    number = {"": -1} | {name: i for i, name in enumerate(classes)}
-    labels = torch.tensor([number[label] for label in examples.labels])               # (N,)
-    logits = None
-    if examples.logits:
-        logits = torch.frombuffer(examples.logits, dtype=torch.float32)
-        logits = logits.view(len(labels), len(classes)).to(device)                    # (N, C)
-    return Dataset(sides, labels.to(device), logits)
-
-
-def find_classes(path: str, labels: list[str]) -> list[str]:
-    """The classes, named by the logit columns or by the labels; prints how often each occurs."""
-    counts = Counter(labels)
-    unlabelled = counts.pop("", 0)
-    classes = read_columns(path).classes or sort_classes(counts)
+def find_classes(path: str) -> list[str]:
+    """The classes, named by the logit columns or, without these, by the labels."""
+    classes = read_columns(path).classes or sort_classes({row.label for row in read_rows(path)})
     if len(classes) < 2:
         raise UserError(f"{path}: expected labels of at least two classes, found {classes}")
-    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label",
-          *(f"{counts[name]:,} of class {name}" for name in classes), sep=", ")
-    for name in classes:
-        if counts[name] < 5:
-            print(f"note: class {name} has only {counts[name]} labelled rows")
     return classes
 
 
@@ -260,34 +232,29 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
         raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
     dev = find_dev(args.data)
+    classes = find_classes(source)
+    vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
     rows = read_train(source, dev)
     if not columns.logits:
         rows = (row for row in rows if row.label)
-    examples = read_examples(source, rows, is_pair)
-    classes = find_classes(source, examples.labels)
+    train_set = make_dataset(source, rows, vocabulary, classes, is_pair, device, add_words=True)
+    print_counts(source, train_set.labels, classes)
+    if args.vectors:
+        vectors = add_vectors(args.vectors, vocabulary, other_words(args.data))
+    else:
+        vectors = {}
+        print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
     dev_paths = {"": dev}
     if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
         dev_paths["mm-"] = stem + ".dev-mm.tsv"
-    dev_examples = {}
-    for prefix, path in dev_paths.items():
-        dev_examples[prefix] = read_examples(path or source, read_dev(source, path), is_pair)
-        if not dev_examples[prefix].labels:
-            raise UserError(f"{path or source}: no labelled rows to measure accuracy; expected "
-                            f"some in {stem}.dev.tsv, or ten in {source} to hold one out")
-    if not dev:
-        print(f"note: no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic "
-              "rows are in training, this dev accuracy is too high")
-    other_sides = []
-    for dev_rows in dev_examples.values():
-        other_sides += dev_rows.sides
-    for test in (stem + ".test.tsv", stem + ".test-mm.tsv"):
-        if os.path.exists(test):
-            other_sides += read_examples(test, read_rows(test), is_pair).sides
-    vocabulary, vectors = build_vocabulary(examples.sides, other_sides, args.vectors)
-    train_set = make_dataset(examples, vocabulary, classes, device)
     dev_sets = {}
-    for prefix, dev_rows in dev_examples.items():
-        dev_sets[prefix] = make_dataset(dev_rows, vocabulary, classes, device)
+    for prefix, path in dev_paths.items():
+        dev_sets[prefix] = make_dataset(path or source, read_dev(source, path), vocabulary, classes,
+                                        is_pair, device)
+        print(f"dev       {len(dev_sets[prefix].labels):,} labelled rows of {path or source}")
+    if not dev:
+        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows are "
+             "in training, this dev accuracy is too high")
     torch.manual_seed(settings.seed)
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, is_pair)
@@ -302,6 +269,29 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     return best
 
 
+def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
+    """How many rows each class has in training."""
+    unlabelled, *counts = torch.bincount(labels.cpu() + 1, minlength=len(classes) + 1).tolist()
+    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
+    for name, count in zip(classes, counts):
+        print(f", {count:,} of class {name}", end="")
+    print()
+    for name, count in zip(classes, counts):
+        if count < 5:
+            note(f"class {name} has only {count} labelled rows")
+
+
+def other_words(data: str) -> set[str]:
+    """The words of the dev and test sentences, or, without a dev file, of the held-out rows."""
+    words = set()
+    for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
+        path = dataset_stem(data) + ending
+        if os.path.exists(path):
+            for row in read_rows(path):
+                words.update(*map(tokenize, row.texts))
+    return words
+
+
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
 
@@ -311,12 +301,12 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
+    if args.fresh:
+        set_aside(transfer_path)
+        set_aside(logits_path)
     flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
     is_resumed = os.path.exists(stem + ".run") and load(stem + ".run") == flags
     to_refuse = {} if is_resumed else dict(flags)
-    for path in (transfer_path, logits_path):
-        if args.fresh and os.path.exists(path):
-            os.replace(path, path + ".old")  # a run that resumes this one must not use it
     if use_existing(logits_path, args.fresh, to_refuse):
         remove_parts(logits_path)
         return logits_path
@@ -345,8 +335,9 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
         rows = list(read_dev(dev_path, dev_path))
-        logits = torch.tensor([row.logits for row in rows])
-        teacher = evaluate(logits, class_indices(rows, read_columns(dev_path).classes))
+        classes = read_columns(dev_path).classes
+        labels = class_indices([row.label for row in rows], classes, dev_path)
+        teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -357,19 +348,20 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of a BERT-large and the student, with random weights."""
-    examples = read_examples(data, read_rows(data), read_columns(data).is_pair)
-    total = len(examples.labels)
-    vocabulary, _ = build_vocabulary(examples.sides, [], None)
-    sides = [encode_texts(side[:2048], vocabulary, device) for side in examples.sides]
-    student = BiLSTM(torch.rand(len(vocabulary), 300), 2, hidden, fc, len(sides) == 2).to(device)
+    total = count_rows(data)
+    is_pair = read_columns(data).is_pair
+    vocabulary = {MASK: 0}
+    sample = make_dataset(data, islice(read_rows(data), 2048), vocabulary, find_classes(data),
+                          is_pair, device, add_words=True)
+    student = BiLSTM(torch.rand(len(vocabulary), 300), 2, hidden, fc, is_pair).to(device)
     bert = Bert({"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
                  "intermediate_size": 4096, "max_position_embeddings": 512, "vocab_size": 30522,
                  "type_vocab_size": 2, "layer_norm_eps": 1e-12}, 2).to(device).eval()
     ids = torch.randint(30522, (32, 128), device=device)  # 128 tokens a row, padding included
     with torch.inference_mode():
         bert_seconds = measure(lambda: bert(ids, torch.zeros_like(ids), None)) * total / len(ids)
-    rows = len(sides[0].lengths)
-    student_seconds = measure(lambda: predict_logits(student, sides)) * total / rows
+    rows = len(sample.labels)
+    student_seconds = measure(lambda: predict_logits(student, sample.sides)) * total / rows
     bert_size = sum(p.numel() for p in bert.parameters())
     print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} rows of "
           f"128 tokens and {rows:,} rows; {device}, {torch.get_num_threads()} threads")
@@ -435,13 +427,6 @@ def format_scores(scores: dict) -> str:
     return "  ".join(f"{name} {scores[name]:.4f}" for name in scores if name != "epoch")
 
 
-def write_log(path: str, log: list[dict]) -> None:
-    with atomic_write(path) as f:
-        print(*log[0], sep=",", file=f)
-        for line in log:
-            print(*(f"{value:.5g}" for value in line.values()), sep=",", file=f)
-
-
 def main() -> None:
     parser = Parser(__doc__)
     default = Settings()
@@ -465,7 +450,7 @@ def main() -> None:
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true",
-                        help="recompute files that exist (until then *.old)")
+                        help="recompute files that exist (kept as *.old)")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
@@ -502,7 +487,7 @@ def main() -> None:
         logits_path = args.logits
         if not logits_path:
             logits_path = label_transfer_set(args, device)
-            finished = [stem + ".run", stem + ".transfer.tsv.old", stem + ".logits.tsv.old"]
+            finished = [stem + ".run"]
         print("\n== distill")
         distilled = train_student(args, logits_path, settings, output, device)
     if args.table1:

@@ -25,7 +25,7 @@ from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
+from typing import Iterator, NamedTuple, TextIO
 from urllib.error import HTTPError
 
 import numpy as np
@@ -34,11 +34,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from augment import (Parser, Progress, Row, UserError, atomic_write, count_rows, dataset_stem,
-                     errors_in, file_stamp, find_dev, number_in, read_columns, read_dev, read_rows,
-                     read_train, run, sort_classes, use_existing)
-from bilstm import (evaluate, load, load_checkpoint, pick_device, save, shuffled_batches,
-                    token_batches)
+from augment import (Parser, Row, UserError, atomic_write, count_rows, dataset_stem, errors_in,
+                     file_stamp, find_dev, note, number_in, progress, read_columns, read_dev,
+                     read_rows, read_train, run, set_aside, sort_classes, use_existing)
+from bilstm import (class_indices, evaluate, load, load_checkpoint, pick_device, save,
+                    shuffled_batches, token_batches)
 
 DROPOUT = 0.1  # in training; BERT's own
 
@@ -220,7 +220,7 @@ class Teacher(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Tensor:
+def predict_logits(teacher: Teacher, rows: list[Row]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows."""
     model = teacher.model.eval()
     device = model.classifier.weight.device
@@ -229,57 +229,52 @@ def predict_logits(teacher: Teacher, rows: list[Row], progress: Progress) -> Ten
     lengths = torch.tensor([len(row.ids) for row in encoded])
     for index in token_batches(lengths, BATCH_TOKENS):
         logits[index] = model(*collate([encoded[i] for i in index], device)).cpu()
-        progress.add(len(index))
     if not logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; are its weights damaged?")
     return logits
 
 
-def write_rows(path: str, rows: list[Row], logits: Tensor, classes: list[str]) -> None:
-    """A TSV of the rows and one more column per class, so text and logits share a line."""
-    text = ["sentence"] if len(rows[0].texts) == 1 else ["sentence1", "sentence2"]
-    with atomic_write(path) as f:
-        print(*text, "label", *(f"logit_{name}" for name in classes), sep="\t", file=f)
-        for row, numbers in zip(rows, logits.tolist()):
-            print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
+def write_header(f: TextIO, is_pair: bool, classes: list[str]) -> None:
+    text = ["sentence1", "sentence2"] if is_pair else ["sentence"]
+    print(*text, "label", *(f"logit_{name}" for name in classes), sep="\t", file=f)
+
+
+def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
+    """The rows with one more column per class, so text and logits share a line."""
+    for row, numbers in zip(rows, logits.tolist()):
+        print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
+
+
+def read_chunks(data: str, parts: str) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of `data`, CHUNK at a time, each with the path of the file for its logits."""
+    rows = read_rows(data)
+    number = 0
+    while chunk := list(islice(rows, CHUNK)):
+        yield os.path.join(parts, f"{number:06}.pt"), chunk
+        number += 1
 
 
 def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
-    """Write the rows of `data` with the teacher's logits, chunk by chunk. Raises UserError.
+    """Write the rows of `data` with the teacher's logits. Raises UserError.
 
-    A finished chunk is a file in the folder `parts`, which an interrupted run leaves to the next.
-    Of several processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1, W + 1, ...;
-    when all have finished, the first joins the chunks.
+    The logits of a chunk are saved in the folder `parts`; an interrupted run leaves them to the
+    next. Of several processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1,
+    W + 1, ...; when all have finished, the first joins the rows and their logits.
     """
     rank, world_size = torchrun_rank()
-    rows = read_rows(data)
-    progress = Progress("labelling", count_rows(data) // world_size)
-    chunks = []
-    while chunk := list(islice(rows, CHUNK)):
-        path = os.path.join(parts, f"{len(chunks):06}.tsv")
-        is_mine = len(chunks) % world_size == rank
-        chunks.append(path)
-        if is_mine and os.path.exists(path):
-            progress.total -= len(chunk)
-        elif is_mine:
-            logits = predict_logits(teacher, chunk, progress)
-            write_rows(path, chunk, logits, teacher.classes)
+    total = 1 + count_rows(data) // CHUNK
+    chunks = enumerate(read_chunks(data, parts))
+    for number, (path, rows) in progress(chunks, "labelling, chunks", total):
+        if number % world_size == rank and not os.path.exists(path):
+            save(path, predict_logits(teacher, rows))
     barrier()
     if rank == 0:
-        join_chunks(chunks, output)
+        with atomic_write(output) as f:
+            write_header(f, read_columns(data).is_pair, teacher.classes)
+            for path, rows in read_chunks(data, parts):
+                write_rows(f, rows, load(path))
         remove_parts(output)
         print(f"wrote {output}")
-
-
-def join_chunks(chunks: list[str], output: str) -> None:
-    """Concatenate the rows of the chunks, under one header."""
-    with atomic_write(output) as f:
-        for path in chunks:
-            with open(path, encoding="utf-8", newline="\n") as chunk:
-                header = chunk.readline()
-                if path == chunks[0]:
-                    f.write(header)
-                shutil.copyfileobj(chunk, f)
 
 
 def remove_parts(output: str) -> None:
@@ -293,22 +288,20 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     dev = find_dev(data)
     rows = list(read_dev(data, dev))
     if not rows:
-        print("note: there are no labelled rows, so the teacher's accuracy is not known")
+        note("there are no labelled rows, so the teacher's accuracy is not known")
         return
-    logits = predict_logits(teacher, rows, Progress("labelling the dev rows", len(rows)))
-    write_rows(dev_output, rows, logits, teacher.classes)
-    accuracy = evaluate(logits, class_indices(rows, teacher.classes))["acc"]
-    majority = max(Counter(row.label for row in rows).values()) / len(rows)
+    logits = predict_logits(teacher, rows)
+    with atomic_write(dev_output) as f:
+        write_header(f, len(rows[0].texts) == 2, teacher.classes)
+        write_rows(f, rows, logits)
+    labels = [row.label for row in rows]
+    accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
+    majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} held out from "
           f"training; majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
                         f"are not {', '.join(teacher.classes)}, give their order by --label-order")
-
-
-def class_indices(rows: list[Row], classes: list[str]) -> Tensor:
-    """(N,) the position of each row's label in classes."""
-    return torch.tensor([classes.index(row.label) for row in rows])
 
 
 def dev_logits(logits: str) -> str:
@@ -339,6 +332,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     best_folder = folder + ".part"  # the best teacher so far
     state_path = folder + ".training.pt"
     train, dev, classes = fine_tuning_rows(data)
+    dev_labels = class_indices([row.label for row in dev], classes, find_dev(data) or data)
     encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
     # if the rows have logits, these are the targets: a smaller teacher learns from a larger one
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
@@ -363,8 +357,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
                 continue
             torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
-            logits = predict_logits(teacher, dev, Progress("evaluating", len(dev)))
-            accuracy = evaluate(logits, class_indices(dev, classes))["acc"]
+            accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
                   f"dev acc {accuracy:.4f}", flush=True)
             if accuracy > state["best"]:
@@ -385,10 +378,9 @@ def fine_tuning_rows(data: str) -> tuple[list[Row], list[Row], list[str]]:
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
     classes = read_columns(data).classes or sort_classes(row.label for row in train)
-    is_usable = len(classes) >= 2 and dev and {row.label for row in dev} <= set(classes)
-    if not is_usable or data == dev_path:
-        raise UserError(f"{data}: expected labels of two or more classes, and other, dev rows of "
-                        f"the same classes; found classes {', '.join(classes)[:100]}")
+    if len(classes) < 2 or not dev or data == dev_path:
+        raise UserError(f"{data}: expected labels of two or more classes, and other, labelled rows "
+                        f"in {dataset_stem(data)}.dev.tsv; found classes {', '.join(classes)[:100]}")
     return train, dev, classes
 
 
@@ -399,9 +391,8 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
     device = model.classifier.weight.device
     lengths = torch.tensor([len(row.ids) for row in encoded])
     batches = shuffled_batches(lengths, FINE_TUNING_BATCH)
-    progress = Progress(f"fine-tuning, epoch {epoch + 1}", len(encoded))
     total_loss = 0.0
-    for step, index in enumerate(batches):
+    for step, index in enumerate(progress(batches, f"fine-tuning, epoch {epoch + 1}, batches")):
         steps_done = epoch * len(batches) + step
         optimizer.param_groups[0]["lr"] = lr * warmup_decay(steps_done, epochs * len(batches))
         logits = model(*collate([encoded[i] for i in index], device))
@@ -415,7 +406,6 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as in BERT
         optimizer.step()
         total_loss += loss.detach() * len(index)
-        progress.add(len(index))
     mean_loss = float(total_loss) / len(encoded)
     if not np.isfinite(mean_loss):
         raise UserError(f"the loss is not finite; try a smaller --lr than {lr:g}")
@@ -443,8 +433,6 @@ def read_checkpoint(folder: str) -> Checkpoint:
         config = {"layer_norm_eps": 1e-12, **json.load(f)}
         if config["model_type"] != "bert" or config["hidden_act"] != "gelu":
             raise ValueError(f"model_type {config['model_type']}, {config['hidden_act']}")
-        if config["hidden_size"] % config["num_attention_heads"]:
-            raise ValueError("hidden_size is no multiple of num_attention_heads")
     path = os.path.join(folder, "vocab.txt")
     with errors_in(path, f"one token per line, {' '.join(SPECIAL)} among them"):
         with open(path, encoding="utf-8", newline="\n") as f:
@@ -677,11 +665,9 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         print(f"using the teacher in {checkpoint.folder}")
         if fresh:
             shutil.rmtree(parts, ignore_errors=True)
-            if os.path.exists(output):  # a run that resumes this one must not find it
-                os.remove(output)
+            set_aside(output)
         if os.path.isdir(parts):
-            finished = len(glob.glob(glob.escape(parts) + "/*.tsv"))
-            print(f"resuming after {finished} finished chunks of {CHUNK:,} rows")
+            print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
         elif data != find_dev(data):
             check_teacher(teacher, data, dev_logits(output))
         os.makedirs(parts, exist_ok=True)

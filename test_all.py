@@ -562,7 +562,7 @@ def teacher_says(folder, *rows):
     checkpoint = teacher_logits.read_checkpoint(folder)
     teacher = teacher_logits.load_teacher(checkpoint, data, ["0", "1"], CPU)
     rows = [augment.Row(texts, "", ()) for texts in rows]
-    return teacher_logits.predict_logits(teacher, rows, augment.Progress("", len(rows)))
+    return teacher_logits.predict_logits(teacher, rows)
 
 
 def weights_of(folder):
@@ -747,12 +747,12 @@ def test_an_encoder_is_fine_tuned_at_each_rate_without_the_held_out_rows_and_its
     scores = [0.5, 0.6, 0.7, 0.6, 0.9, 0.8, 0.9] + [0.5] * 5 + [1.0]
     evaluate = mock.Mock(side_effect=[{"acc": score} for score in scores])
     with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, evaluate=evaluate), \
-            mock.patch("teacher_logits.class_indices") as class_indices:
+            mock.patch("teacher_logits.predict_logits", wraps=teacher_logits.predict_logits) as dev:
         succeed(teacher_logits, data, "--teacher", ENCODER)
     rates = [2e-5, 3e-5, 4e-5, 5e-5]
     assert seen == [(torch.optim.Adam, lr, epoch) for lr in rates for epoch in range(3)]
     assert weights_of(data[:-4] + ".teacher")["classifier.bias"].tolist() == [2, 2]
-    assert [row.logits[0] for row in class_indices.call_args.args[0]] == held_out
+    assert [row.logits[0] for row in dev.call_args_list[0].args[1]] == held_out
 
 
 def test_fine_tuning_on_logits_takes_their_squared_distance_at_a_rate_that_rises_and_falls():
@@ -890,10 +890,14 @@ def test_the_optimizer_is_adadelta_with_rate_1_and_rho_095_also_for_words_absent
 
 
 def test_words_of_dev_and_test_need_a_vector_and_words_without_one_are_within_a_quarter():
-    path = write(new_folder(), "v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
-    sides = [["warm film"], ["a [MASK]"]], [["mild novel"]]
+    folder = new_folder()
+    path = write(folder, "v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
+    write(folder, "x.test.tsv", ["sentence", "mild novel"])
+    other_words = distill.other_words(write(folder, "x.tsv", ["sentence", "a film"]))
+    assert other_words == {"a", "film", "mild", "novel"}
+    vocabulary = {MASK: 0, "warm": 1, "film": 2, "a": 3}
     with mock.patch("builtins.print"):
-        vocabulary, vectors = distill.build_vocabulary(*sides, path)
+        vectors = distill.add_vectors(path, vocabulary, other_words)
     assert vocabulary == {MASK: 0, "warm": 1, "film": 2, "a": 3, "mild": 4}
     embeddings = distill.make_embeddings(vocabulary, vectors, seed=0)
     assert embeddings[[2, 4]].tolist() == [[1, 2], [3, 4]] and embeddings[3].abs().max() <= 0.25
@@ -914,19 +918,18 @@ def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
 
 # ---- distill.py: training and the whole run ------------------------------------------------------
 def train_with(accuracies, *arguments):
-    """Train a student whose dev accuracies are these -> its bytes, the lines of its log."""
+    """Train a student whose dev accuracies are these -> its bytes, the accuracies it prints."""
     folder = new_folder()
     scores = [{"acc": accuracy} for accuracy in accuracies]
     with mock.patch("distill.evaluate", mock.Mock(side_effect=scores)):
-        succeed(distill, *small_run(folder), *arguments)
-    return read(folder, "x.student.pt"), read(folder, "x.log.csv").decode().splitlines()
+        out = succeed(distill, *small_run(folder), *arguments)
+    return read(folder, "x.student.pt"), re.findall(r"^epoch.* acc (\S+) .*", out, re.M)
 
 
 def test_the_best_epoch_is_saved_patience_ends_the_run_and_a_seed_gives_the_same_bytes():
     best, _ = train_with([0.5, 0.9], "--epochs", 2)
     saved, log = train_with([0.5, 0.9, 0.7, 0.9, 0.8, 0.8, 0.8], "--patience", 3)
-    assert saved == best and log[0] == "epoch,loss,acc,seconds"
-    assert [line.split(",")[2] for line in log[1:]] == ["0.5", "0.9", "0.7", "0.9", "0.8"]
+    assert saved == best and log == ["0.5000", "0.9000", "0.7000", "0.9000", "0.8000"]
     assert best != train_with([0.5, 0.9], "--epochs", 2, "--seed", 1)[0]
     with mock.patch("distill.shuffled_batches", wraps=bilstm.shuffled_batches) as batches, \
             mock.patch("torch.manual_seed", wraps=torch.manual_seed) as manual_seed:
@@ -1003,7 +1006,7 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     first = [*again, "--n-iter", 2, "--teacher", good_teacher()]
     out = succeed(distill, *first)
     files = snapshot(folder)
-    assert len(files) == 9 and "x.student.pt" in files and "x.hard.student.pt" in files
+    assert len(files) == 7 and "x.student.pt" in files and "x.hard.student.pt" in files
     transfer = files["x.transfer.tsv"].decode()
     assert transfer.startswith(files["x.tsv"].decode()) and 60 < transfer.count("\n") <= 121
     assert files["x.logits.tsv"].count(b"\n") == transfer.count("\n")
@@ -1019,6 +1022,8 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     assert f"using existing {mine}" in succeed(distill, *again)
     assert read(mine).decode().splitlines() == reviews(64, 1)
     succeed(distill, *first, "--fresh")
+    for old in ("x.transfer.tsv", "x.logits.tsv"):
+        os.remove(os.path.join(folder, old + ".old"))
     assert snapshot(folder) == files
 
 
@@ -1048,14 +1053,11 @@ def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
 
 # ---- Bad input -----------------------------------------------------------------------------------
 def snapshot(folder):
-    """name -> bytes of all files in a folder, without the seconds in a log."""
+    """name -> bytes of all files in a folder."""
     files = {}
     for where, _, names in os.walk(folder):
         for path in [os.path.join(where, name) for name in names]:
-            content = read(path)
-            if path.endswith(".log.csv"):
-                content = re.sub(rb",[^,\n]*\n", b"\n", content)
-            files[os.path.relpath(path, folder)] = content
+            files[os.path.relpath(path, folder)] = read(path)
     return files
 
 
@@ -1074,7 +1076,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
         "": "line 1: expected a header", HEADER: "no usable rows", HEADER + "a\tb\t1\n": "line 2",
         "text\n": "expected a header with `sentence`", "sentence,label\n": "not commas",
         HEADER.encode() + b"\xfc\t1\n": "line 2: expected text in UTF-8", None: "No such file"}),
-    (T, BERT, "bert/config.json", {None: "No such file", "{": "", config(num_attention_heads=3): "",
+    (T, BERT, "bert/config.json", {None: "No such file", "{": "",
                                    config(model_type="roberta"): "model_type roberta"}),
     (T, BERT, "bert/vocab.txt", {None: "No such file", "a\n": "1 tokens", b"\xff": ""}),
     (T, BERT, "bert/pytorch_model.bin", {None: "No such file", "text": "damaged", MISFIT: ""}),
@@ -1182,12 +1184,12 @@ def test_a_run_stopped_with_ctrl_c_after_any_step_and_started_again_ends_with_th
 
 TORCHRUN = """
 import os, teacher_logits
-def write_rows(path, *rest, real=teacher_logits.write_rows):
-    if "KILLED" in os.environ and path.endswith("000003.tsv"):
+def save(path, *rest, real=teacher_logits.save):
+    if "KILLED" in os.environ and path.endswith("000003.pt"):
         os._exit(9)
-    print(f"process {os.environ['RANK']} {path[-10:]}\\n", end="", flush=True)
+    print(f"process {os.environ['RANK']} {path[-9:]}\\n", end="", flush=True)
     real(path, *rest)
-teacher_logits.CHUNK, teacher_logits.write_rows = 8, write_rows
+teacher_logits.CHUNK, teacher_logits.save = 8, save
 teacher_logits.main()
 """
 
@@ -1215,10 +1217,10 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                write(folder, "script.py", TORCHRUN), *arguments, folder + "/two.tsv"]
     killed = subprocess.run(command, env={**ENV, "KILLED": ""}, capture_output=True)
-    assert killed.returncode == 1 and b"process 1 000001.tsv" in killed.stdout
+    assert killed.returncode == 1 and b"process 1 000001.pt" in killed.stdout
     assert not os.path.exists(folder + "/two.tsv")
     done = subprocess.run(command, env=ENV, capture_output=True)
-    assert done.returncode == 0 and b"000001.tsv" not in done.stdout, done.stderr
+    assert done.returncode == 0 and b"000001.pt" not in done.stdout, done.stderr
     assert read(folder, "one.tsv") == read(folder, "two.tsv")
 
 
