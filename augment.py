@@ -594,7 +594,7 @@ def number_in(kind: type, low: float, high: float) -> Callable[[str], float]:
     def number(text: str) -> float:
         value = kind(text)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}: {text}")
+            raise argparse.ArgumentTypeError(f"expected a number from {low} to {high}: {text}")
         return value
     return number
 

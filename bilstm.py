@@ -21,6 +21,7 @@ from typing import BinaryIO, Iterable, Iterator, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from augment import (MASK, Parser, Row, UserError, atomic_write, check_is_list, errors_in,
                      read_columns, read_rows, run, tokenize)
@@ -91,48 +92,38 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences in one flat array; `batch` pads those that it takes."""
+    """The token ids of N sentences, one sentence after the other in a flat array."""
 
     def __init__(self):
-        self.ids = array("i")      # of all words, 4 bytes each
-        self.lengths = array("q")  # (N,), 8 bytes each
+        self.ids = array("i")          # 4 bytes a word
+        self.starts = array("q", [0])  # where each sentence starts, and where the last one ends
 
     def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
         """A word that is not in the vocabulary becomes [MASK], id 0."""
-        words = words or [MASK]
-        self.ids.extend(vocabulary.get(word, 0) for word in words)
-        self.lengths.append(len(words))
+        self.ids.extend(vocabulary.get(word, 0) for word in words or [MASK])
+        self.starts.append(len(self.ids))
 
-    def to(self, device: torch.device) -> "Sentences":
-        """When the last sentence has been appended: tensors in place of the arrays."""
-        self.ids = torch.frombuffer(self.ids, dtype=torch.int32).to(device)
-        self.lengths = torch.frombuffer(self.lengths, dtype=torch.int64)  # on the CPU
-        self.starts = (self.lengths.cumsum(0) - self.lengths).to(device)  # (N,)
-        return self
+    def lengths(self) -> Tensor:
+        return torch.frombuffer(self.starts, dtype=torch.int64).diff()    # (N,)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
-        device = self.ids.device
-        lengths = self.lengths[index]
-        steps = torch.arange(int(lengths.max()), device=device)           # (T,)
-        lengths = lengths.to(device, non_blocking=True)
-        starts = self.starts[index.to(device, non_blocking=True)]
-        positions = (starts[:, None] + steps).clamp(max=len(self.ids) - 1)  # (B, T)
-        is_padding = steps >= lengths[:, None]                            # (B, T)
-        return self.ids[positions].masked_fill(is_padding, 0), lengths
+        ids = torch.frombuffer(self.ids, dtype=torch.int32)
+        rows = [ids[self.starts[i]:self.starts[i + 1]] for i in index.tolist()]
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        return pad_sequence(rows, batch_first=True).to(device), lengths
 
 
-def encode_texts(texts: Iterable[str], vocabulary: dict[str, int],
-                 device: torch.device) -> Sentences:
+def encode_texts(texts: Iterable[str], vocabulary: dict[str, int]) -> Sentences:
     sentences = Sentences()
     for text in texts:
         sentences.append(tokenize(text), vocabulary)
-    return sentences.to(device)
+    return sentences
 
 
 def row_lengths(sides: list[Sentences]) -> Tensor:
-    """(N,) the words of each row, of both sentences of a pair together, to group similar rows."""
-    return sum(side.lengths for side in sides)
+    """(N,) the words of each row, of the longer sentence of a pair, to group similar rows."""
+    return torch.stack([side.lengths() for side in sides]).amax(dim=0)
 
 
 def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
@@ -159,10 +150,11 @@ def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
 def predict_logits(model: BiLSTM, sides: list[Sentences]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows."""
     model.eval()
+    device = model.output.weight.device
     lengths = row_lengths(sides)
     logits = torch.empty(len(lengths), model.output.out_features)
     for index in token_batches(lengths, budget=4096):  # our choice: fits a CPU's cache
-        inputs = [side.batch(index) for side in sides]
+        inputs = [side.batch(index, device) for side in sides]
         logits[index] = model(*inputs).cpu()
     return logits
 
@@ -202,8 +194,7 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     if not texts:
         return []
     texts_by_side = zip(*texts) if student.model.pair else [texts]
-    device = student.model.output.weight.device
-    sides = [encode_texts(side, student.vocabulary, device) for side in texts_by_side]
+    sides = [encode_texts(side, student.vocabulary) for side in texts_by_side]
     probabilities, best = predict_logits(student.model, sides).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best]
     return list(zip(labels, probabilities.tolist()))

@@ -67,12 +67,11 @@ class Dataset(NamedTuple):
     labels: Tensor          # (N,) class indices, -1 for a row without a label
     logits: Tensor | None   # (N, C) the teacher's
 
-    def batch(self, index: Tensor) -> tuple[list, Tensor | None, Tensor]:
+    def batch(self, index: Tensor, device: torch.device) -> tuple[list, Tensor | None, Tensor]:
         """Row numbers (B,) -> the model's input, the teacher's logits (B, C), the labels (B,)."""
-        inputs = [side.batch(index) for side in self.sides]
-        index = index.to(self.labels.device, non_blocking=True)
-        logits = None if self.logits is None else self.logits[index]
-        return inputs, logits, self.labels[index]
+        inputs = [side.batch(index, device) for side in self.sides]
+        logits = None if self.logits is None else self.logits[index].to(device)
+        return inputs, logits, self.labels[index].to(device)
 
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
@@ -84,6 +83,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     and, on a CPU, ends with the same student.
     """
     model = student.model
+    device = model.output.weight.device
     optimizer = make_optimizer(model)
     lengths = row_lengths(train_set.sides)
     best = {"epoch": 0, "acc": -1.0}
@@ -104,7 +104,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         model.train()
         batches = shuffled_batches(lengths, settings.batch_size)
         for index in progress(batches, f"epoch {epoch}, batches"):
-            inputs, teacher_logits, labels = train_set.batch(index)
+            inputs, teacher_logits, labels = train_set.batch(index, device)
             loss = distillation_loss(model(*inputs), teacher_logits, labels, settings.alpha)
             optimizer.zero_grad()
             loss.backward()
@@ -145,15 +145,15 @@ def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
     scores = {}
     for prefix, dev_set in dev_sets.items():
         logits = predict_logits(model, dev_set.sides)
-        for name, score in evaluate(logits, dev_set.labels.cpu()).items():
+        for name, score in evaluate(logits, dev_set.labels).items():
             scores[prefix + name] = score
     return scores
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
 def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], classes: list[str],
-                 is_pair: bool, device: torch.device, add_words: bool = False) -> Dataset:
-    """The rows of the file `path` as tensors on the device. Raises UserError.
+                 is_pair: bool, add_words: bool = False) -> Dataset:
+    """The rows of the file `path` as token ids, class indices and logits. Raises UserError.
 
     add_words: a word that is not in the vocabulary is added to it; otherwise it becomes [MASK].
     """
@@ -177,10 +177,9 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
                         f"{stem}.dev.tsv, or ten in {stem}.tsv to hold one out")
     teacher_logits = None
     if logits:
-        teacher_logits = torch.frombuffer(logits, dtype=torch.float32).to(device)
+        teacher_logits = torch.frombuffer(logits, dtype=torch.float32)
         teacher_logits = teacher_logits.view(len(labels), len(classes))               # (N, C)
-    labels = class_indices(labels, classes, path).to(device)                          # (N,)
-    return Dataset([side.to(device) for side in sides], labels, teacher_logits)
+    return Dataset(sides, class_indices(labels, classes, path), teacher_logits)
 
 
 def add_vectors(path: str, vocabulary: dict[str, int],
@@ -237,7 +236,7 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     rows = read_train(source, dev)
     if not columns.logits:
         rows = (row for row in rows if row.label)
-    train_set = make_dataset(source, rows, vocabulary, classes, is_pair, device, add_words=True)
+    train_set = make_dataset(source, rows, vocabulary, classes, is_pair, add_words=True)
     print_counts(source, train_set.labels, classes)
     if args.vectors:
         vectors = add_vectors(args.vectors, vocabulary, other_words(args.data))
@@ -250,7 +249,7 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     dev_sets = {}
     for prefix, path in dev_paths.items():
         dev_sets[prefix] = make_dataset(path or source, read_dev(source, path), vocabulary, classes,
-                                        is_pair, device)
+                                        is_pair)
         print(f"dev       {len(dev_sets[prefix].labels):,} labelled rows of {path or source}")
     if not dev:
         note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows are "
@@ -271,7 +270,7 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     """How many rows each class has in training."""
-    unlabelled, *counts = torch.bincount(labels.cpu() + 1, minlength=len(classes) + 1).tolist()
+    unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
     print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
     for name, count in zip(classes, counts):
         print(f", {count:,} of class {name}", end="")
@@ -352,7 +351,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     is_pair = read_columns(data).is_pair
     vocabulary = {MASK: 0}
     sample = make_dataset(data, islice(read_rows(data), 2048), vocabulary, find_classes(data),
-                          is_pair, device, add_words=True)
+                          is_pair, add_words=True)
     student = BiLSTM(torch.rand(len(vocabulary), 300), 2, hidden, fc, is_pair).to(device)
     bert = Bert({"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
                  "intermediate_size": 4096, "max_position_embeddings": 512, "vocab_size": 30522,

@@ -420,7 +420,7 @@ def some_rows(pair):
     rng = Random(0)
     texts = [" ".join(rng.choices(list(NUMBERS)[1:], k=rng.randrange(1, 9))) for _ in range(18)]
     rows = list(zip(texts[:9], texts[9:])) if pair else [(text,) for text in texts[:9]]
-    return rows, [encode_texts(side, NUMBERS, CPU) for side in zip(*rows)]
+    return rows, [encode_texts(side, NUMBERS) for side in zip(*rows)]
 
 
 def lstm_by_hand(x, lstm):
@@ -454,7 +454,7 @@ def test_a_students_logits_are_those_of_figures_1_and_2_by_hand_whatever_the_pad
         model = tiny_student(classes=3, pair=pair)
         rows, sides = some_rows(pair)
         expected = torch.stack([logits_by_hand(model, row) for row in rows])
-        batch = [side.batch(torch.arange(9)) for side in sides]
+        batch = [side.batch(torch.arange(9), CPU) for side in sides]
         assert is_near(model(*batch).detach(), expected) and expected.std(dim=0).min() > 0.01
         assert not torch.equal(model.train()(*batch), model(*batch))  # dropout
         assert is_near(bilstm.predict_logits(model, sides), expected)  # in the order of the rows
@@ -463,8 +463,8 @@ def test_a_students_logits_are_those_of_figures_1_and_2_by_hand_whatever_the_pad
 # ---- bilstm.py: batches, word vectors ------------------------------------------------------------
 def test_a_word_that_the_vocabulary_lacks_is_read_as_the_mask():
     texts = ["A zyzzyva film", "a [MASK] film", "", "film"]
-    sentences = encode_texts(texts, {MASK: 0, "a": 1, "film": 2}, CPU)
-    batch = [part.tolist() for part in sentences.batch(torch.tensor([3, 0, 2, 1]))]
+    sentences = encode_texts(texts, {MASK: 0, "a": 1, "film": 2})
+    batch = [part.tolist() for part in sentences.batch(torch.tensor([3, 0, 2, 1]), CPU)]
     assert batch == [[[2, 0, 0], [1, 0, 2], [0, 0, 0], [1, 0, 2]], [1, 3, 1, 3]]
 
 
@@ -1289,12 +1289,14 @@ def main():
     chosen = [name for name in tests if not words or any(word in name for word in words)]
     failed = 0
     for name in chosen:
+        sentence = name.removeprefix("test_").replace("_", " ")
         try:
             tests[name]()
+            print(f"passed {sentence}", flush=True)
         except Exception:
             failed += 1
-            print(f"FAILED {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
+            print(f"FAILED {sentence}\n{traceback.format_exc()}", flush=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed" if chosen else "no test has such a name")
     sys.exit(failed > 0 or not chosen)
 
 
