@@ -5,8 +5,7 @@
     python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.tsv
 
 In reading order: the three rules, the transfer set. After the line "Supporting code": the rows and
-words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only. All random
-numbers come from random.Random.random, so one seed gives the same file on every machine.
+words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only.
 """
 import argparse
 import gzip
@@ -14,6 +13,7 @@ import os
 import re
 import sys
 import time
+import zlib
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
@@ -60,7 +60,7 @@ def same_tag_word(tag: str, words_by_tag: dict[str, list[str]], rng: Random) -> 
     gives p(word | tag) = count(word, tag) / count(tag). It may be the word that it replaces.
     """
     candidates = words_by_tag[tag]
-    return candidates[int(rng.random() * len(candidates))]
+    return candidates[draw(len(candidates), rng)]
 
 
 def sample_ngram(words: list[str], rng: Random) -> list[str]:
@@ -69,9 +69,14 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
     n is uniform in 1..5, or up to the length of a shorter sentence; the start is uniform over all
     positions where n words fit.
     """
-    n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
-    start = int(rng.random() * (len(words) - n + 1))
+    n = 1 + draw(min(MAX_NGRAM, len(words)), rng)
+    start = draw(len(words) - n + 1, rng)
     return words[start:start + n]
+
+
+def draw(n: int, rng: Random) -> int:
+    """Uniform in 0..n-1; of Random, only random() gives the same numbers in all versions."""
+    return int(rng.random() * n)
 
 
 class TaggedRow(NamedTuple):
@@ -120,6 +125,7 @@ def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_ta
 
 # ---- The transfer set ----------------------------------------------------------------------------
 def tag_row(texts: Iterable[str], tagger: "Tagger") -> TaggedRow:
+    """Split the texts into words and tag them; `tokenize` and `Tagger` are supporting code."""
     sentences = [tokenize(text) for text in texts]
     return TaggedRow(sentences, [tagger.tag(words) for words in sentences])
 
@@ -258,7 +264,8 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
         if not all(map(isfinite, logits)):
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
         rows += 1
-        quoted += texts[0][:1] == texts[0][-1:] == '"'
+        if texts[0].startswith('"') and texts[0].endswith('"'):
+            quoted += 1
         yield Row(texts, label, logits)
     if not rows:
         raise UserError(f"{path}: no usable rows")
@@ -314,11 +321,13 @@ def set_aside(path: str) -> None:
         print(f"moved {path} to {path}.old")
 
 
-def file_stamp(path: str) -> list:
-    """Which file it is, for a run that resumes: its path, size and time of change."""
-    with errors_in(path):
-        status = os.stat(path)
-    return [path, status.st_size, status.st_mtime_ns]
+def checksum(path: str) -> int:
+    """A checksum of a file, so that a run resumes only if its files are the same."""
+    value = 0
+    with errors_in(path), open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def find_dev(path: str) -> str | None:
@@ -342,7 +351,7 @@ MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 
 PIECE = re.compile(r"""
     \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # kept whole
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
-          (?: [-.'] $ )?                                          # perhaps a final period
+          (?: [-.'] $ )?                                          # mr.  dogs'  twenty-
   | . """, re.X)
 CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"            # do|n't  it|'s
                     r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
@@ -372,8 +381,8 @@ def split_token(token: str) -> list[str]:
         if is_period or is_quote:
             endings = [piece[-1]]
             piece = piece[:-1]
-        while match := CLITIC.fullmatch(piece):         # twice in shouldn't've
-            piece, clitic = filter(None, match.groups())
+        while match := CLITIC.fullmatch(piece):           # twice in shouldn't've
+            piece, clitic = filter(None, match.groups())  # the two groups that took part
             endings = [clitic, *endings]
         words += [piece, *endings]
     return words
@@ -453,15 +462,17 @@ class Tagger:
     def tag(self, words: list[str]) -> list[str]:
         """Viterbi's algorithm: ["a", "fine", "film"] -> ["DT", "JJ", "NN"]"""
         best = {EDGE: (0, [])}  # last tag -> the score and path of the best tagging that ends in it
-        for options in [*map(self.tag_scores, words), [(EDGE, 0)]]:
-            reached = {}
-            for tag, emission in options:
+        steps = [self.tag_scores(word) for word in words]
+        steps.append([(EDGE, 0)])  # one more step, which has no word
+        for tags in steps:
+            new_best = {}
+            for tag, emission in tags:
                 candidates = []
                 for last, (score, path) in best.items():
-                    score += self.transition[last][tag] + emission
-                    candidates.append((score, [*path, tag]))
-                reached[tag] = max(candidates)
-            best = reached
+                    new_score = score + self.transition[last][tag] + emission
+                    candidates.append((new_score, [*path, tag]))
+                new_best[tag] = max(candidates)
+            best = new_best
         _, path = best[EDGE]
         return path[:-1]
 
@@ -500,7 +511,7 @@ def count_treebank(path: str, source: str, output: str) -> None:
     if not counts:
         raise UserError(f"{path}: no tagged words; expected a treebank in CoNLL-U")
     # our choice: no words of more than 20 letters, mostly addresses, to keep the file small
-    keys = [key for key in sorted(counts) if key[:2] == "> " or len(key) <= 20 and " " not in key]
+    keys = [key for key in sorted(counts) if key[:2] == "> " or (len(key) <= 20 and " " not in key)]
     with atomic_write(output) as f:
         f.write(f"# Counts from {source}\n")
         for key in keys:
@@ -550,7 +561,8 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterator:
     if not sys.stderr.isatty():
         yield from items
         return
-    total = total or len(items)
+    if total is None:
+        total = len(items)
     start = time.monotonic()
     shown = start
     for done, item in enumerate(items, start=1):

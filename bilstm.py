@@ -40,11 +40,11 @@ class BiLSTM(nn.Module):
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
         embedding = 2 * vectors.shape[1]
-        # one bidirectional LSTM over pack_padded_sequence gives the same result; two over padded
-        # sentences are faster on a CPU, up to 3 times for pairs of unequal length
+        # A BiLSTM is two LSTMs, the second of which reads the words in reverse. nn.LSTM's
+        # bidirectional=True over packed sentences is the same, but up to 3 times slower on a CPU.
         self.forward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
         self.backward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
-        encoded = 8 * hidden if pair else 2 * hidden
+        encoded = 8 * hidden if pair else 2 * hidden  # a pair: four vectors of 2H
         self.fc = nn.Linear(encoded, fc)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(fc, num_classes)
@@ -70,8 +70,7 @@ class BiLSTM(nn.Module):
             h2 = self.encode(*second)                                     # (B, 2H)
             h = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()], dim=1)      # (B, 8H), figure 2
         else:
-            sentences, = sides
-            h = self.encode(*sentences)                                   # (B, 2H), figure 1
+            h = self.encode(*sides[0])                                    # (B, 2H), figure 1
         return self.output(self.dropout(torch.relu(self.fc(h))))          # (B, C)
 
     def num_parameters(self) -> int:
@@ -92,14 +91,16 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences, one sentence after the other in a flat array."""
+    """The token ids of N sentences, one sentence after the other in a flat array.
+
+    Id 0 is [MASK], the unknown word and padding; of a state after padding nothing is used.
+    """
 
     def __init__(self):
         self.ids = array("i")          # 4 bytes a word
         self.starts = array("q", [0])  # where each sentence starts, and where the last one ends
 
     def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
-        """A word that is not in the vocabulary becomes [MASK], id 0."""
         self.ids.extend(vocabulary.get(word, 0) for word in words or [MASK])
         self.starts.append(len(self.ids))
 
@@ -164,7 +165,7 @@ def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
     predictions = logits.argmax(dim=1)
     scores = {"acc": float((predictions == labels).double().mean())}
     if logits.shape[1] == 2:
-        true_positives = int((predictions * labels).sum())
+        true_positives = int((predictions * labels).sum())  # both are 1
         scores["f1"] = 2 * true_positives / max(1, int(predictions.sum() + labels.sum()))
     return scores
 
@@ -260,7 +261,7 @@ def save(path: str, state: dict) -> None:
     memory = io.BytesIO()  # torch.save itself would report a full disk as a RuntimeError
     torch.save(state, memory)
     with atomic_write(path) as f:
-        f.buffer.write(memory.getbuffer())
+        f.buffer.write(memory.getbuffer())  # bytes, beneath the text file
 
 
 def load(path: str) -> dict:

@@ -16,6 +16,7 @@ import os
 import time
 from array import array
 from itertools import islice
+from math import isfinite
 from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
@@ -23,13 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Row, UserError, count_rows, dataset_stem, file_stamp,
-                     find_dev, make_transfer_set, note, number_in, progress, read_columns, read_dev,
+from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, find_dev,
+                     make_transfer_set, note, number_in, progress, read_columns, read_dev,
                      read_rows, read_train, run, set_aside, sort_classes, tokenize, use_existing)
-from bilstm import (BiLSTM, Sentences, Student, class_indices, evaluate, load, load_checkpoint,
-                    pick_device, predict_logits, read_vectors, row_lengths, save, save_student,
-                    shuffled_batches)
-from teacher_logits import Bert, dev_logits, fetch_glue, label_file, remove_parts
+from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
+                    load_checkpoint, pick_device, predict_logits, read_vectors, row_lengths, save,
+                    save_student, shuffled_batches)
+from teacher_logits import (Bert, dev_logits, fetch_glue, find_parts, label_file, remove_parts,
+                            torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -75,64 +77,75 @@ class Dataset(NamedTuple):
 
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
-          output: str, files: dict, fresh: bool = False) -> dict:
-    """Train until dev accuracy has not improved for settings.patience epochs -> the best scores.
+          output: str, files: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
+    """Train until dev accuracy has not improved for settings.patience epochs.
 
-    Writes the best epoch's student to OUTPUT.student.pt. The state after each epoch is saved, so an
-    interrupted run with the same settings and the same `files` (stamps of the input files) resumes
-    and, on a CPU, ends with the same student.
+    Returns the number and the scores of the best epoch, whose student is saved to
+    OUTPUT.student.pt. The state after each epoch is saved too, so an interrupted run with the same
+    settings and the same `files` resumes and, on a CPU, ends with the same student.
     """
-    model = student.model
-    device = model.output.weight.device
-    optimizer = make_optimizer(model)
-    lengths = row_lengths(train_set.sides)
-    best = {"epoch": 0, "acc": -1.0}
+    optimizer = make_optimizer(student.model)
     epochs_done = 0
+    best_epoch = 0
+    best_scores = {"acc": -1.0}
     run_settings = {**settings._asdict(), **files}
     state = load_checkpoint(output + ".training.pt", run_settings, fresh)
     if state:
-        best = state["best"]
         epochs_done = state["epochs_done"]
-        model.load_state_dict(state["model"])
+        best_epoch = state["best_epoch"]
+        best_scores = state["best_scores"]
+        student.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     for epoch in range(epochs_done + 1, settings.epochs + 1):
-        if epoch > best["epoch"] + settings.patience:
+        if epoch > best_epoch + settings.patience:
             break
         start = time.monotonic()
-        losses = []
         torch.manual_seed(settings.seed * 100003 + epoch)  # a resumed run draws the same numbers
-        model.train()
-        batches = shuffled_batches(lengths, settings.batch_size)
-        for index in progress(batches, f"epoch {epoch}, batches"):
-            inputs, teacher_logits, labels = train_set.batch(index, device)
-            loss = distillation_loss(model(*inputs), teacher_logits, labels, settings.alpha)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())  # stays on the device, so that no step waits for it
-        mean_loss = float(torch.stack(losses).mean())
+        loss = train_epoch(student.model, optimizer, train_set, settings, f"epoch {epoch}, batches")
         seconds = time.monotonic() - start
-        if not np.isfinite(mean_loss):
-            raise UserError(f"epoch {epoch}: the loss is not finite; are the logits very large?")
-        scores = dev_scores(model, dev_sets)
-        is_best = scores["acc"] > best["acc"]
-        if is_best:
-            best = {"epoch": epoch, **scores}
+        scores = dev_scores(student.model, dev_sets)
+        mark = ""
+        if scores["acc"] > best_scores["acc"]:
+            best_epoch = epoch
+            best_scores = scores
             save_student(output + ".student.pt", student)
-        print(f"epoch {epoch:2}  loss {mean_loss:8.4f}  dev {format_scores(scores)}  "
-              f"{seconds:6.1f}s  {len(lengths) / seconds:6,.0f} rows/s{'  best' if is_best else ''}",
-              flush=True)
+            mark = "  best"
+        rate = len(train_set.labels) / seconds
+        print(f"epoch {epoch:2}  loss {loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s  "
+              f"{rate:6,.0f} rows/s{mark}", flush=True)
         save(output + ".training.pt", {
-            "settings": run_settings, "epochs_done": epoch, "best": best,
-            "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    return best
+            "settings": run_settings, "epochs_done": epoch, "best_epoch": best_epoch,
+            "best_scores": best_scores, "model": student.model.state_dict(),
+            "optimizer": optimizer.state_dict()})
+    return best_epoch, best_scores
+
+
+def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
+                settings: Settings, title: str) -> float:
+    """One pass over the rows in random batches of similar length. Returns the mean loss."""
+    model.train()
+    device = model.output.weight.device
+    losses = []
+    batches = shuffled_batches(row_lengths(train_set.sides), settings.batch_size)
+    for index in progress(batches, title):
+        inputs, teacher_logits, labels = train_set.batch(index, device)
+        loss = distillation_loss(model(*inputs), teacher_logits, labels, settings.alpha)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())  # stays on the device, so that no step waits for it
+    mean_loss = float(torch.stack(losses).mean())
+    if not isfinite(mean_loss):
+        raise UserError("the loss is not finite; are the logits very large?")
+    return mean_loss
 
 
 def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """AdaDelta, learning rate 1.0, rho 0.95 (§4.2).
 
     On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
-    words; RowAdadelta then updates these, where the dense form would visit all V rows.
+    words; RowAdadelta (below) updates these, where the dense form would visit all V rows. The
+    result is the same.
     """
     if model.trained.weight.device.type == "cpu":
         model.trained.sparse = True
@@ -148,6 +161,10 @@ def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
         for name, score in evaluate(logits, dev_set.labels).items():
             scores[prefix + name] = score
     return scores
+
+
+def format_scores(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {score:.4f}" for name, score in scores.items())
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
@@ -171,10 +188,6 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
             side.append(words, vocabulary)
         labels.append(row.label)
         logits.extend(row.logits)
-    if not labels:
-        stem = dataset_stem(path)
-        raise UserError(f"{path}: no labelled rows to measure accuracy; expected some in "
-                        f"{stem}.dev.tsv, or ten in {stem}.tsv to hold one out")
     teacher_logits = None
     if logits:
         teacher_logits = torch.frombuffer(logits, dtype=torch.float32)
@@ -184,10 +197,10 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
 
 def add_vectors(path: str, vocabulary: dict[str, int],
                 other_words: set[str]) -> dict[str, np.ndarray]:
-    """word -> vector (E,). Raises UserError.
+    """Read the vectors (E,) of the words; other words that have one join the vocabulary.
 
-    Our choice: words of dev and test sentences that have a vector join the vocabulary (no label is
-    read), else 6% of SST-2's dev words would be unknown.
+    Our choice: the other words are those of dev and test sentences (no label is read), else 6% of
+    SST-2's dev words would be unknown. Raises UserError.
     """
     train_words = len(vocabulary)
     vectors = read_vectors(path, vocabulary.keys() | other_words)
@@ -221,51 +234,67 @@ def find_classes(path: str) -> list[str]:
 
 
 # ==== Supporting code: one student, and the whole run =============================================
-def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str,
-                  device: torch.device) -> dict:
-    """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
-    stem = dataset_stem(args.data)
+class Data(NamedTuple):
+    """What a student is trained on, and measured on."""
+    vocabulary: dict[str, int]        # word -> id; [MASK], id 0, is also the unknown word
+    vectors: dict[str, np.ndarray]
+    classes: list[str]
+    train_set: Dataset
+    dev_sets: dict[str, Dataset]      # "" and, for MNLI, "mm-": its mismatched dev set
+
+
+def load_data(source: str, data: str, vectors_path: str | None) -> Data:
+    """Train on the rows of `source`; `data` is STEM.tsv, whose dev and test sets are used."""
+    stem = dataset_stem(data)
+    dev = find_dev(data)
     columns = read_columns(source)
-    is_pair = columns.is_pair
-    if settings.alpha < 1 and not columns.logits:
-        raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
-                        "teacher_logits.py writes them (--alpha 1 needs none)")
-    dev = find_dev(args.data)
     classes = find_classes(source)
-    vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
     rows = read_train(source, dev)
     if not columns.logits:
         rows = (row for row in rows if row.label)
-    train_set = make_dataset(source, rows, vocabulary, classes, is_pair, add_words=True)
+    vocabulary = {MASK: 0}
+    train_set = make_dataset(source, rows, vocabulary, classes, columns.is_pair, add_words=True)
     print_counts(source, train_set.labels, classes)
-    if args.vectors:
-        vectors = add_vectors(args.vectors, vocabulary, other_words(args.data))
+    if vectors_path:
+        vectors = add_vectors(vectors_path, vocabulary, other_words(data))
     else:
         vectors = {}
         print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
-    dev_paths = {"": dev}
-    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
+    dev_paths = {"": dev or source}
+    if os.path.exists(stem + ".dev-mm.tsv"):
         dev_paths["mm-"] = stem + ".dev-mm.tsv"
     dev_sets = {}
     for prefix, path in dev_paths.items():
-        dev_sets[prefix] = make_dataset(path or source, read_dev(source, path), vocabulary, classes,
-                                        is_pair)
-        print(f"dev       {len(dev_sets[prefix].labels):,} labelled rows of {path or source}")
+        rows = read_dev(path, dev)
+        dev_sets[prefix] = make_dataset(path, rows, vocabulary, classes, columns.is_pair)
+        print(f"dev       {len(dev_sets[prefix].labels):,} labelled rows of {path}")
     if not dev:
-        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows are "
-             "in training, this dev accuracy is too high")
+        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows "
+             "are in training, this dev accuracy is too high")
+    return Data(vocabulary, vectors, classes, train_set, dev_sets)
+
+
+def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str,
+                  device: torch.device) -> dict[str, float]:
+    """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
+    if settings.alpha < 1 and not read_columns(source).logits:
+        raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
+                        "teacher_logits.py writes them (--alpha 1 needs none)")
+    vocabulary, vectors, classes, train_set, dev_sets = load_data(source, args.data, args.vectors)
     torch.manual_seed(settings.seed)
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
+    is_pair = len(train_set.sides) == 2
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, is_pair)
     student = Student(model.to(device), vocabulary, classes)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
-    files = {"rows": file_stamp(source), "dev": file_stamp(dev or source),
-             "vectors": args.vectors, "words": len(vocabulary), "device": device.type}
-    best = train(student, train_set, dev_sets, settings, output, files, args.fresh)
-    print(f"result dev {format_scores(best)} epoch {best['epoch']} alpha {settings.alpha:g} seed "
+    files = {"device": device.type}
+    for path in (source, find_dev(args.data), args.vectors):
+        files[path] = path and checksum(path)
+    epoch, scores = train(student, train_set, dev_sets, settings, output, files, args.fresh)
+    print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
           f"{settings.seed} rows {source} student {output}.student.pt", flush=True)
-    return best
+    return scores
 
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
@@ -281,7 +310,7 @@ def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
 
 
 def other_words(data: str) -> set[str]:
-    """The words of the dev and test sentences, or, without a dev file, of the held-out rows."""
+    """The words of all files of the stem: besides the training rows', those of dev and test."""
     words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         path = dataset_stem(data) + ending
@@ -294,8 +323,8 @@ def other_words(data: str) -> set[str]:
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
 
-    A flag that comes too late for an existing file is refused, but not if this same command was
-    interrupted after it had made the file: STEM.run holds the flags of an unfinished run.
+    --n-iter and --teacher are refused if they come too late, but not if this run was interrupted:
+    then the chunks of its labelling are still there, or the file of logits is not there yet.
     """
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
@@ -303,17 +332,11 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     if args.fresh:
         set_aside(transfer_path)
         set_aside(logits_path)
-    flags = {"--n-iter": args.n_iter, "--teacher": args.teacher}
-    is_resumed = os.path.exists(stem + ".run") and load(stem + ".run") == flags
-    to_refuse = {} if is_resumed else dict(flags)
-    if use_existing(logits_path, args.fresh, to_refuse):
-        remove_parts(logits_path)
+    flags = {} if find_parts(logits_path) else {"--n-iter": args.n_iter, "--teacher": args.teacher}
+    if use_existing(logits_path, args.fresh, flags):
         return logits_path
-    to_refuse.pop("--teacher", None)  # not too late for this one
     print(f"\n== augment: python augment.py {args.data}")
-    transfer_exists = use_existing(transfer_path, args.fresh, to_refuse)
-    save(stem + ".run", flags)
-    if not transfer_exists:
+    if args.n_iter is not None or not use_existing(transfer_path, args.fresh, {}):
         make_transfer_set(args.data, transfer_path, args.n_iter)
     print(f"\n== label: python teacher_logits.py {transfer_path}")
     label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
@@ -346,24 +369,25 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 
 
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
-    """Parameters and inference time of a BERT-large and the student, with random weights."""
+    """Parameters and inference time of a BERT-large and the student, with random weights.
+
+    As usual for BERT, its rows are padded to 128 tokens; the student's batches are of similar
+    lengths. Which words a sentence has does not change the time, so all are unknown here.
+    """
     total = count_rows(data)
-    is_pair = read_columns(data).is_pair
-    vocabulary = {MASK: 0}
-    sample = make_dataset(data, islice(read_rows(data), 2048), vocabulary, find_classes(data),
-                          is_pair, add_words=True)
-    student = BiLSTM(torch.rand(len(vocabulary), 300), 2, hidden, fc, is_pair).to(device)
+    texts = [row.texts for row in islice(read_rows(data), 2048)]
+    sides = [encode_texts(side, {}) for side in zip(*texts)]
+    student = BiLSTM(torch.rand(1, 300), 2, hidden, fc, len(sides) == 2).to(device)
     bert = Bert({"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
                  "intermediate_size": 4096, "max_position_embeddings": 512, "vocab_size": 30522,
                  "type_vocab_size": 2, "layer_norm_eps": 1e-12}, 2).to(device).eval()
     ids = torch.randint(30522, (32, 128), device=device)  # 128 tokens a row, padding included
     with torch.inference_mode():
         bert_seconds = measure(lambda: bert(ids, torch.zeros_like(ids), None)) * total / len(ids)
-    rows = len(sample.labels)
-    student_seconds = measure(lambda: predict_logits(student, sample.sides)) * total / rows
+    student_seconds = measure(lambda: predict_logits(student, sides)) * total / len(texts)
     bert_size = sum(p.numel() for p in bert.parameters())
     print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} rows of "
-          f"128 tokens and {rows:,} rows; {device}, {torch.get_num_threads()} threads")
+          f"128 tokens and {len(texts):,} rows; {device}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
     print(f"{'BERT-large':12}{bert_size:14,}{bert_seconds:12,.2f}    335M, 1060 s")
     print(f"{'BiLSTM':12}{student.num_parameters():14,}{student_seconds:12,.2f}    0.96M, 2.44 s")
@@ -372,10 +396,10 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
 
 
 def measure(work: Callable[[], Tensor]) -> float:
-    """Seconds of a second run, after one to warm up."""
-    for _ in range(2):
-        start = time.monotonic()
-        work().cpu()
+    """Seconds of a second run."""
+    work().cpu()  # to warm up
+    start = time.monotonic()
+    work().cpu()
     return time.monotonic() - start
 
 
@@ -422,10 +446,6 @@ class RowAdadelta(torch.optim.Adadelta):
 
 
 # ---- The command line ----------------------------------------------------------------------------
-def format_scores(scores: dict) -> str:
-    return "  ".join(f"{name} {scores[name]:.4f}" for name in scores if name != "epoch")
-
-
 def main() -> None:
     parser = Parser(__doc__)
     default = Settings()
@@ -473,20 +493,22 @@ def main() -> None:
     if not os.access(folder, os.W_OK):  # this and the next before long work
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors:
-        file_stamp(args.vectors)
+        checksum(args.vectors)  # is it there?
     batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
     settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
                         args.seed)
-    finished = []  # files that are needed until the run ends
+    if torchrun_rank()[1] > 1:
+        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
+    if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
+        raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
+                        f"{stem}.dev.tsv, or ten in {args.data} to hold one out")
+    is_whole_run = args.alpha < 1 and not args.logits
     if args.alpha == 1:
         output = args.output or stem + ".hard"
         train_student(args, args.logits or args.data, settings, output, device)
     else:
         output = args.output or stem
-        logits_path = args.logits
-        if not logits_path:
-            logits_path = label_transfer_set(args, device)
-            finished = [stem + ".run"]
+        logits_path = args.logits or label_transfer_set(args, device)
         print("\n== distill")
         distilled = train_student(args, logits_path, settings, output, device)
     if args.table1:
@@ -494,8 +516,9 @@ def main() -> None:
         hard_settings = settings._replace(alpha=1.0)
         hard = train_student(args, args.data, hard_settings, output + ".hard", device)
         print_table1(args.data, logits_path, distilled, hard)
-        finished.append(output + ".hard.training.pt")
-    for path in [output + ".training.pt", *finished]:
+    if is_whole_run:
+        remove_parts(logits_path)
+    for path in (output + ".training.pt", output + ".hard.training.pt"):
         if os.path.exists(path):
             os.remove(path)
 

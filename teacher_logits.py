@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from augment import (Parser, Row, UserError, atomic_write, count_rows, dataset_stem, errors_in,
-                     file_stamp, find_dev, note, number_in, progress, read_columns, read_dev,
+from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
+                     errors_in, find_dev, note, number_in, progress, read_columns, read_dev,
                      read_rows, read_train, run, set_aside, sort_classes, use_existing)
 from bilstm import (class_indices, evaluate, load, load_checkpoint, pick_device, save,
                     shuffled_batches, token_batches)
@@ -61,22 +61,24 @@ class Layer(nn.Module):
         self.intermediate = module_dict(dense=nn.Linear(d, inner))
         self.output = module_dict(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
 
-    def forward(self, x: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
-        """All states x (B, T, D) -> the new states of the tokens in queries (B, Q, D).
+    def forward(self, x: Tensor, mask: Tensor | None, x_query: Tensor) -> Tensor:
+        """All states x (B, T, D) -> the new states of the tokens in x_query (B, Q, D).
 
-        queries is x itself, but only x[:, :1] in the last layer, of which only [CLS] is used.
+        x_query is x itself, but only x[:, :1] in the last layer, of which only [CLS] is used.
         """
         p = DROPOUT if self.training else 0.0
         attention = self.attention["self"]
-        q = self.split_heads(attention["query"](queries))            # (B, heads, Q, D/heads)
+        q = self.split_heads(attention["query"](x_query))            # (B, heads, Q, D/heads)
         k = self.split_heads(attention["key"](x))                    # (B, heads, T, D/heads)
         v = self.split_heads(attention["value"](x))                  # (B, heads, T, D/heads)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+        # softmax(q k^T / sqrt(D/heads)) v, without the padding
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         output = self.attention["output"]
-        h = output["dense"](h.transpose(1, 2).flatten(2))            # (B, Q, D)
-        h = output["LayerNorm"](queries + F.dropout(h, p))
-        inner = F.gelu(self.intermediate["dense"](h))                # (B, Q, 4D)
-        return self.output["LayerNorm"](h + F.dropout(self.output["dense"](inner), p))
+        attended = output["dense"](context.transpose(1, 2).flatten(2))   # (B, Q, D)
+        h = output["LayerNorm"](x_query + F.dropout(attended, p))        # (B, Q, D)
+        inner = F.gelu(self.intermediate["dense"](h))                    # (B, Q, 4D)
+        inner = F.dropout(self.output["dense"](inner), p)                # (B, Q, D)
+        return self.output["LayerNorm"](h + inner)                       # (B, Q, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T, D/heads)
@@ -108,8 +110,8 @@ class Bert(nn.Module):
         x = F.dropout(embed["LayerNorm"](x), p)                                         # (B, T, D)
         *layers, last_layer = self.bert["encoder"]["layer"]
         for layer in layers:
-            x = layer(x, mask, queries=x)                                               # (B, T, D)
-        cls = last_layer(x, mask, queries=x[:, :1])[:, 0]   # (B, D): no other state is needed
+            x = layer(x, mask, x_query=x)                                               # (B, T, D)
+        cls = last_layer(x, mask, x_query=x[:, :1])[:, 0]   # (B, D): no other state is needed
         pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
         return self.classifier(F.dropout(pooled, p))                                    # (B, C)
 
@@ -135,11 +137,11 @@ class WordPiece:
     """BERT's tokenizer; uncased if no token of its vocabulary has a capital letter."""
 
     def __init__(self, vocabulary: list[str], max_length: int = MAX_LENGTH):
-        self.ids = {token: i for i, token in enumerate(vocabulary)}
+        self.vocabulary = {token: i for i, token in enumerate(vocabulary)}
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)
+        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # a cache of this tokenizer's
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; longest-first truncation to max_length tokens."""
@@ -151,11 +153,11 @@ class WordPiece:
             sides.append(ids)
         by_length = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(by_length, key=len).pop()  # in a tie: the one that was shorter to begin with
-        ids = [self.ids["[CLS]"]]
+            max(by_length, key=len).pop()  # in a tie, as in transformers: the one shorter at first
+        ids = [self.vocabulary["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
-            ids += [*side, self.ids["[SEP]"]]
+            ids += [*side, self.vocabulary["[SEP]"]]
             segments += [segment] * (len(side) + 1)
         return Encoded(ids, segments)
 
@@ -177,10 +179,10 @@ class WordPiece:
         while start < len(word):
             prefix = "##" if start else ""
             ends = range(len(word), start, -1)
-            end = next((end for end in ends if prefix + word[start:end] in self.ids), None)
+            end = next((end for end in ends if prefix + word[start:end] in self.vocabulary), None)
             if end is None or len(word) > 100:  # 100: BERT's own limit
-                return [self.ids["[UNK]"]]
-            ids.append(self.ids[prefix + word[start:end]])
+                return [self.vocabulary["[UNK]"]]
+            ids.append(self.vocabulary[prefix + word[start:end]])
             start = end
         return ids
 
@@ -273,13 +275,16 @@ def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
             write_header(f, read_columns(data).is_pair, teacher.classes)
             for path, rows in read_chunks(data, parts):
                 write_rows(f, rows, load(path))
-        remove_parts(output)
         print(f"wrote {output}")
 
 
+def find_parts(output: str) -> list[str]:
+    """The folders of finished chunks: there are none unless a run was interrupted."""
+    return glob.glob(glob.escape(output) + ".*.parts")
+
+
 def remove_parts(output: str) -> None:
-    """When the output is complete, its chunks are not needed."""
-    for parts in glob.glob(glob.escape(output) + ".*.parts"):
+    for parts in find_parts(output):
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -297,8 +302,8 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data} held out from "
-          f"training; majority-class baseline {majority:.4f}", flush=True)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, which are "
+          f"held out from fine-tuning; majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
                         f"are not {', '.join(teacher.classes)}, give their order by --label-order")
@@ -336,7 +341,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
     # if the rows have logits, these are the targets: a smaller teacher learns from a larger one
     targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
-    settings = {"rows": file_stamp(data), "dev": file_stamp(find_dev(data) or data), "seed": seed,
+    settings = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
                 "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
     is_resumable = os.path.isdir(best_folder)
     state = load_checkpoint(state_path, settings, fresh=not is_resumable)
@@ -364,9 +369,8 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
                 state["best"] = accuracy
                 save_teacher(best_folder, checkpoint, teacher)
             state["epochs_done"] = number
-            state["model"] = model.state_dict()
-            state["optimizer"] = optimizer.state_dict()
-            save(state_path, state)
+            save(state_path, {**state, "model": model.state_dict(),
+                              "optimizer": optimizer.state_dict()})
     os.rename(best_folder, folder)
     os.remove(state_path)
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
@@ -379,8 +383,8 @@ def fine_tuning_rows(data: str) -> tuple[list[Row], list[Row], list[str]]:
     dev = list(read_dev(data, dev_path))
     classes = read_columns(data).classes or sort_classes(row.label for row in train)
     if len(classes) < 2 or not dev or data == dev_path:
-        raise UserError(f"{data}: expected labels of two or more classes, and other, labelled rows "
-                        f"in {dataset_stem(data)}.dev.tsv; found classes {', '.join(classes)[:100]}")
+        raise UserError(f"{data}: expected labels of two or more classes, and other, labelled "
+                        f"rows in {dataset_stem(data)}.dev.tsv; found classes {classes[:9]}")
     return train, dev, classes
 
 
@@ -414,7 +418,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
 
 def warmup_decay(done: int, steps: int) -> float:
     """Linear warmup over a tenth of the steps, then linear decay; our choice, as in BERT."""
-    return min((done + 1) / (0.1 * steps), (1 - done / steps) / 0.9)
+    return min(1.0, (done + 1) / (0.1 * steps), (1 - done / steps) / 0.9)
 
 
 # ==== Supporting code: the files of a checkpoint ==================================================
@@ -503,7 +507,7 @@ def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher) -> None:
 
 # ---- Which teacher -------------------------------------------------------------------------------
 BASE = "google-bert/bert-base-uncased"  # our choice: fits a laptop; the paper's is BERT-large
-DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # fine-tuned by others
+DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, fine-tuned
                     "qqp": "textattack/bert-base-uncased-QQP",
                     "mnli": "textattack/bert-base-uncased-MNLI"}
 MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # the order of textattack's MNLI model
@@ -605,7 +609,9 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
 
 
 GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
-GLUE = {  # task: archive, its sha256, our ending -> member; the training rows come last
+# task: archive, its sha256, our ending -> member; the training rows come last, so that they are
+# there only if the others are
+GLUE = {
     "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
              {".dev": "SST-2/dev", ".test": "SST-2/test", "": "SST-2/train"}),
     "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
@@ -649,18 +655,18 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
                device: torch.device, fresh: bool = False) -> None:
     """Prepare the teacher and label the rows of `data`, unless `output` exists."""
     if use_existing(output, fresh, {"--teacher": name, "--label-order": label_order}):
-        remove_parts(output)
         return
     rank, world_size = torchrun_rank()
     read_columns(data)  # before long work: is it a TSV?
     if device.type == "cuda" and world_size > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if rank > 0:
-        barrier()  # the first process downloads or fine-tunes the teacher, the others wait for it
+    if rank == 0:
+        prepare_teacher(name, data, device)  # the others wait until it is downloaded or fine-tuned
+    barrier()
     checkpoint = prepare_teacher(name, data, device)
     teacher = load_teacher(checkpoint, data, label_order, device)
-    settings = [file_stamp(data), file_stamp(weights_file(checkpoint.folder)), label_order]
-    parts = f"{output}.{zlib.crc32(repr(settings).encode()):08x}.parts"
+    key = [checksum(data), checksum(weights_file(checkpoint.folder)), label_order]
+    parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
     if rank == 0:
         print(f"using the teacher in {checkpoint.folder}")
         if fresh:
@@ -671,7 +677,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         elif data != find_dev(data):
             check_teacher(teacher, data, dev_logits(output))
         os.makedirs(parts, exist_ok=True)
-        barrier()  # the one that the others wait at, above
+    barrier()
     label_chunks(data, output, teacher, parts)
 
 
@@ -696,6 +702,8 @@ def main() -> None:
     if not args.fine_tune:
         output = args.output or stem + ".logits.tsv"
         label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
+        if torchrun_rank()[0] == 0:
+            remove_parts(output)
     elif os.path.isdir(dataset_stem(args.tsv) + ".teacher"):
         raise UserError(f"{dataset_stem(args.tsv)}.teacher exists; remove it to train another")
     elif torchrun_rank()[1] > 1:
