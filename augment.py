@@ -431,17 +431,20 @@ class Tagger:
     """
 
     def __init__(self, path: str = COUNTS):
-        self.counts = read_counts(path)
+        counts = read_counts(path)
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
-        for word in [key for key in self.counts if " " not in key]:
-            totals.update(self.counts[word])
-            for feature in features(word)[:-1]:
-                self.counts[feature].update(self.counts[word].keys())  # once, however frequent
+        self.tags_of = defaultdict(Counter)  # word, or feature of words -> its tags
+        for word, tags in counts.items():
+            if not word.startswith("> "):
+                totals.update(tags)
+                self.tags_of[word] = tags
+                for feature in features(word)[:-1]:
+                    self.tags_of[feature].update(tags.keys())  # once, however frequent the word
         all_words = sum(totals.values())
         self.prior = {tag: n / all_words for tag, n in totals.items()}
-        self.transition = {}
+        self.transition = {}  # tag -> the tag that follows -> 1000 log P
         for last in self.prior:
-            p = smooth(self.counts[f"> {last}"], self.prior)
+            p = smooth(counts[f"> {last}"], self.prior)
             self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
         self.scores_of = {}
 
@@ -450,7 +453,7 @@ class Tagger:
         if word not in self.scores_of:
             p = self.prior
             for feature in features(word):
-                p = smooth(self.counts.get(feature, Counter()), p)
+                p = smooth(self.tags_of.get(feature, Counter()), p)
             least = MIN_RATIO * max(p.values())
             scores = []
             for tag in p:

@@ -336,22 +336,17 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     folder = dataset_stem(data) + ".teacher"
     best_folder = folder + ".part"  # the best teacher so far
     state_path = folder + ".training.pt"
-    train, dev, classes = fine_tuning_rows(data)
-    dev_labels = class_indices([row.label for row in dev], classes, find_dev(data) or data)
-    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train]
-    # if the rows have logits, these are the targets: a smaller teacher learns from a larger one
-    targets = torch.tensor([row.logits or classes.index(row.label) for row in train])
+    classes, encoded, targets, dev, dev_labels = fine_tuning_data(data, checkpoint.tokenizer)
     settings = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
                 "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    is_resumable = os.path.isdir(best_folder)
-    state = load_checkpoint(state_path, settings, fresh=not is_resumable)
+    state = load_checkpoint(state_path, settings, fresh=not os.path.isdir(best_folder))
     if not state:
         state = {"settings": settings, "epochs_done": 0, "best": -1.0}
     number = 0  # epochs of all learning rates
     for lr in learning_rates:
         torch.manual_seed(seed)
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)                # §4
+        optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
             number += 1
@@ -376,8 +371,12 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     print(f"wrote {folder}: dev acc {state['best']:.4f}")
 
 
-def fine_tuning_rows(data: str) -> tuple[list[Row], list[Row], list[str]]:
-    """The rows for training, the dev rows, and the classes. Raises UserError."""
+def fine_tuning_data(data: str, tokenizer: WordPiece) -> tuple:
+    """The classes; the training rows and their targets; the dev rows and their labels.
+
+    If the rows have logits, these are the targets: a smaller BERT learns from a larger one.
+    Raises UserError.
+    """
     dev_path = find_dev(data)
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
@@ -385,7 +384,13 @@ def fine_tuning_rows(data: str) -> tuple[list[Row], list[Row], list[str]]:
     if len(classes) < 2 or not dev or data == dev_path:
         raise UserError(f"{data}: expected labels of two or more classes, and other, labelled "
                         f"rows in {dataset_stem(data)}.dev.tsv; found classes {classes[:9]}")
-    return train, dev, classes
+    encoded = [tokenizer.encode(row.texts) for row in train]
+    if train[0].logits:
+        targets = torch.tensor([row.logits for row in train])                           # (N, C)
+    else:
+        targets = class_indices([row.label for row in train], classes, data)            # (N,)
+    dev_labels = class_indices([row.label for row in dev], classes, dev_path or data)
+    return classes, encoded, targets, dev, dev_labels
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
@@ -538,28 +543,34 @@ def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkp
 
 def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | None,
                  device: torch.device) -> Teacher:
-    """The model, its tokenizer, and the classes of its outputs. Raises UserError."""
-    folder = checkpoint.folder
-    num_classes = len(checkpoint.weights["classifier.weight"])
-    model = build(checkpoint, num_classes).to(device)
+    """The model, with its outputs in our order of the classes. Raises UserError."""
     labels = {row.label for row in read_dev(data, find_dev(data))}
-    id2label = checkpoint.config.get("id2label", {})
-    config_names = [id2label[key] for key in sorted(id2label, key=int)]
-    if label_order:
-        classes = label_order
-    elif config_names and labels <= set(config_names):
-        classes = config_names
-    elif folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
-        classes = MNLI_OUTPUTS
-    else:
-        classes = sort_classes(labels)
+    num_classes = len(checkpoint.weights["classifier.weight"])
+    classes = label_order or name_outputs(checkpoint, labels)
     if len(set(classes)) != num_classes or not labels <= set(classes):
-        raise UserError(f"{folder}: {num_classes} outputs, but the classes are {classes} and the "
-                        f"labels {sort_classes(labels)}; --label-order a,b,... names the outputs")
-    order = [classes.index(name) for name in sort_classes(classes)]  # ours, not the checkpoint's
+        raise UserError(f"{checkpoint.folder}: {num_classes} outputs, but the classes are {classes}"
+                        f" and the labels {sort_classes(labels)}; --label-order a,b,... names the "
+                        "outputs")
+    model = build(checkpoint, num_classes).to(device)
+    order = [classes.index(name) for name in sort_classes(classes)]
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
     return Teacher(model, checkpoint.tokenizer, sort_classes(classes))
+
+
+def name_outputs(checkpoint: Checkpoint, labels: set[str]) -> list[str]:
+    """The classes that the outputs stand for, by config.json or, if it does not say, by the labels.
+
+    config.json often says LABEL_0, LABEL_1, ...; then the outputs are in our order of the labels,
+    except those of textattack's MNLI model.
+    """
+    id2label = checkpoint.config.get("id2label", {})
+    names = [id2label[key] for key in sorted(id2label, key=int)]
+    if names and labels <= set(names):
+        return names
+    if checkpoint.folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
+        return MNLI_OUTPUTS
+    return sort_classes(labels)
 
 
 # ---- Downloads -----------------------------------------------------------------------------------
