@@ -192,6 +192,9 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     For pairs, `texts` is a list of (first, second).
     """
     check_is_list("texts", texts)
+    if student.model.pair:
+        for pair in texts:
+            check_is_list("a pair", pair)
     if not texts:
         return []
     texts_by_side = zip(*texts) if student.model.pair else [texts]

@@ -244,7 +244,7 @@ class Data(NamedTuple):
 
 
 def load_data(source: str, data: str, vectors_path: str | None) -> Data:
-    """Train on the rows of `source`; `data` is STEM.tsv, whose dev and test sets are used."""
+    """Training rows are those of `source`; `data` is STEM.tsv, whose dev and test sets are used."""
     stem = dataset_stem(data)
     dev = find_dev(data)
     columns = read_columns(source)
@@ -260,14 +260,13 @@ def load_data(source: str, data: str, vectors_path: str | None) -> Data:
     else:
         vectors = {}
         print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
-    dev_paths = {"": dev or source}
-    if os.path.exists(stem + ".dev-mm.tsv"):
-        dev_paths["mm-"] = stem + ".dev-mm.tsv"
-    dev_sets = {}
-    for prefix, path in dev_paths.items():
-        rows = read_dev(path, dev)
-        dev_sets[prefix] = make_dataset(path, rows, vocabulary, classes, columns.is_pair)
-        print(f"dev       {len(dev_sets[prefix].labels):,} labelled rows of {path}")
+    dev_sets = {"": make_dataset(dev or source, read_dev(source, dev), vocabulary, classes,
+                                 columns.is_pair)}
+    print(f"dev       {len(dev_sets[''].labels):,} labelled rows of {dev or source}")
+    mismatched = stem + ".dev-mm.tsv"
+    if os.path.exists(mismatched):
+        dev_sets["mm-"] = make_dataset(mismatched, read_dev(source, mismatched), vocabulary,
+                                       classes, columns.is_pair)
     if not dev:
         note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows "
              "are in training, this dev accuracy is too high")
@@ -323,8 +322,8 @@ def other_words(data: str) -> set[str]:
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
 
-    --n-iter and --teacher are refused if they come too late, but not if this run was interrupted:
-    then the chunks of its labelling are still there, or the file of logits is not there yet.
+    When the logits exist, --n-iter and --teacher come too late and are refused; but not if this run
+    was interrupted later on, which is known by the chunks of its labelling, kept until its end.
     """
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"

@@ -992,10 +992,10 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
     folder, header = new_folder(), "sentence1\tsentence2\tgold_label"
     rows = ["a\ta\tneutral", "a\tb\tentailment", "b\tb\tneutral", "b\ta\tentailment"] * 5
     data = write(folder, "m.tsv", [header, *rows, "a\tdash\t-", "a\tunlabelled\t"])
-    for name in ("m.dev.tsv", "m.dev-mm.tsv"):
-        write(folder, name, [header, *rows])
+    write(folder, "m.dev.tsv", [header, *rows])
+    write(folder, "m.dev-mm.tsv", [header, rows[0]])
     out = succeed(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
-    assert re.search(r"epoch  1 .* dev acc \d\.\d+  f1 \d\.\d+  mm-acc \d\.\d+  mm-f1", out)
+    assert re.search(r"epoch  1 .* dev acc \d\.\d+  f1 \d\.\d+  mm-acc [01]\.0000  mm-f1", out)
     student = bilstm.load_student(folder + "/m.hard.student.pt", "cpu")
     assert student.classes == NLI[:2] and student.vocabulary.keys() == {MASK, "a", "b"}
 
