@@ -89,7 +89,7 @@ def augment_row(row: TaggedRow, attempt: int, rates: Rates, words_by_tag: dict[s
                 rng: Random) -> list[list[str]]:
     """One attempt at a synthetic row; attempt counts from 0. Returns its sentences as words."""
     if len(row.sentences) == 2:
-        altered = PAIR_CYCLE[attempt % 3]
+        altered = PAIR_CYCLE[attempt % len(PAIR_CYCLE)]
     else:
         altered = (0,)
     sentences = list(row.sentences)
@@ -157,7 +157,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
         for row in progress(read_rows(source), "tagging", count_rows(source)):
-            f.write("\t".join([*row.texts, row.label]) + "\n")
+            f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
             rows.append(tag_row(row.texts, tagger))
         made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
         for new_texts in progress(made, "augmenting", len(rows)):
@@ -302,7 +302,8 @@ def count_rows(path: str) -> int:
 def use_existing(path: str, fresh: bool, flags: dict[str, object]) -> bool:
     """True if `path` exists and is not to be recomputed (fresh).
 
-    Raises UserError if one of the flags was given (is not None): it would have no effect.
+    Only existence counts: it may be anyone's file, and is not compared with the input. Raises
+    UserError if one of the flags was given (is not None): it would have no effect.
     """
     if fresh or not os.path.exists(path):
         return False
@@ -351,7 +352,7 @@ MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 
 PIECE = re.compile(r"""
     \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # kept whole
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
-          (?: [-.'] $ )?                                          # mr.  dogs'  twenty-
+          (?: [-.'] $ )?              # a final . or ', which split_token may take off: mr.  dogs'
   | . """, re.X)
 CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"            # do|n't  it|'s
                     r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
@@ -451,7 +452,7 @@ class Tagger:
     def tag_scores(self, word: str) -> list[tuple[str, int]]:
         """The likely tags of a word, each with the logarithm of P(tag | word) / P(tag)."""
         if word not in self.scores_of:
-            p = self.prior
+            p = self.prior  # from general to special: each level is the prior of the next
             for feature in features(word):
                 p = smooth(self.tags_of.get(feature, Counter()), p)
             least = MIN_RATIO * max(p.values())

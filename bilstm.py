@@ -63,7 +63,7 @@ class BiLSTM(nn.Module):
         return torch.cat([h[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
 
     def forward(self, *sides: tuple[Tensor, Tensor]) -> Tensor:
-        """sides: (ids, lengths) of the sentences; of a pair's first and second -> logits (B, C)."""
+        """One (ids, lengths) for single sentences, two for pairs -> logits (B, C)."""
         if self.pair:
             first, second = sides
             h1 = self.encode(*first)                                      # (B, 2H)
@@ -80,7 +80,7 @@ class BiLSTM(nn.Module):
 
 
 def reverse(x: Tensor, lengths: Tensor) -> Tensor:
-    """Each sentence's words in reverse, (B, T, 2E) -> (B, T, 2E): a b c - -> c b a a
+    """Each sentence's words in reverse, (B, T, 2E) -> (B, T, 2E): [a, b, PAD] -> [b, a, a]
 
     Beyond a sentence's length its first word is repeated; the states there are not used.
     """
@@ -93,7 +93,7 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 class Sentences:
     """The token ids of N sentences, one sentence after the other in a flat array.
 
-    Id 0 is [MASK], the unknown word and padding; of a state after padding nothing is used.
+    Id 0 is [MASK], the unknown word and padding; no state computed on padding is used.
     """
 
     def __init__(self):
@@ -132,14 +132,14 @@ def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
 
     Our choice: less padding, so faster. Rows of equal length are grouped anew in each epoch.
     """
-    order = torch.randperm(len(lengths))
+    order = torch.randperm(len(lengths))  # the stable sort keeps this order among equal lengths
     by_length = order[torch.argsort(lengths[order], stable=True)]
     batches = by_length.split(batch_size)
     return [batches[i] for i in torch.randperm(len(batches))]
 
 
 def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
-    """Row numbers, longest rows first, in batches of at most `budget` tokens (for pairs, twice)."""
+    """Row numbers, longest rows first, in batches of at most `budget` tokens, by `lengths`."""
     order = torch.argsort(lengths, descending=True, stable=True)
     while len(order):
         size = max(1, budget // int(lengths[order[0]]))

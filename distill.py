@@ -1,6 +1,6 @@
 """Distillation (§3.2, §4, §5): train the BiLSTM on a teacher's logits; the paper's whole run.
 
-    python distill.py sample.tsv --table1                  # offline, about a minute
+    python distill.py sample.tsv --table1                  # offline, with sample.logits.tsv
     python distill.py sst2.tsv                             # downloads, augments, labels, distills
     python distill.py sst2.tsv --logits sst2.logits.tsv    # only distills, from these logits
     python distill.py sst2.tsv --alpha 1                   # hard labels only: table 1, row 7
@@ -18,6 +18,7 @@ from array import array
 from itertools import islice
 from math import isfinite
 from typing import Callable, Iterable, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -145,10 +146,10 @@ def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
 
     On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
     words; RowAdadelta (below) updates these, where the dense form would visit all V rows. The
-    result is the same.
+    result is the same up to rounding.
     """
     if model.trained.weight.device.type == "cpu":
-        model.trained.sparse = True
+        model.trained.sparse = True  # of the gradient, not of the embedding
     parameters = [p for p in model.parameters() if p.requires_grad]
     return RowAdadelta(parameters, lr=1.0, rho=0.95)
 
@@ -250,13 +251,13 @@ def load_data(source: str, data: str, vectors_path: str | None) -> Data:
     columns = read_columns(source)
     classes = find_classes(source)
     rows = read_train(source, dev)
-    if not columns.logits:
+    if not columns.logits:  # then a row without a label has no target
         rows = (row for row in rows if row.label)
     vocabulary = {MASK: 0}
     train_set = make_dataset(source, rows, vocabulary, classes, columns.is_pair, add_words=True)
     print_counts(source, train_set.labels, classes)
     if vectors_path:
-        vectors = add_vectors(vectors_path, vocabulary, other_words(data))
+        vectors = add_vectors(vectors_path, vocabulary, words_of_stem(data))
     else:
         vectors = {}
         print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
@@ -287,7 +288,7 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     student = Student(model.to(device), vocabulary, classes)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
-    files = {"device": device.type}
+    files = {"device": device.type, "vocabulary": crc32(" ".join(vocabulary).encode())}
     for path in (source, find_dev(args.data), args.vectors):
         files[path] = path and checksum(path)
     epoch, scores = train(student, train_set, dev_sets, settings, output, files, args.fresh)
@@ -308,7 +309,7 @@ def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
             note(f"class {name} has only {count} labelled rows")
 
 
-def other_words(data: str) -> set[str]:
+def words_of_stem(data: str) -> set[str]:
     """The words of all files of the stem: besides the training rows', those of dev and test."""
     words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
@@ -468,7 +469,7 @@ def main() -> None:
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true",
-                        help="recompute files that exist (kept as *.old)")
+                        help="start again: transfer set and logits (kept as *.old), student")
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
@@ -515,11 +516,10 @@ def main() -> None:
         hard_settings = settings._replace(alpha=1.0)
         hard = train_student(args, args.data, hard_settings, output + ".hard", device)
         print_table1(args.data, logits_path, distilled, hard)
+        os.remove(output + ".hard.training.pt")
+    os.remove(output + ".training.pt")
     if is_whole_run:
         remove_parts(logits_path)
-    for path in (output + ".training.pt", output + ".hard.training.pt"):
-        if os.path.exists(path):
-            os.remove(path)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Layer(nn.Module):
         d, inner = config["hidden_size"], config["intermediate_size"]
         eps = config["layer_norm_eps"]
         self.heads = config["num_attention_heads"]
-        self.attention = module_dict(
+        self.attention = module_dict(  # "self": published checkpoints' name for self-attention
             self=module_dict(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
             output=module_dict(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
         self.intermediate = module_dict(dense=nn.Linear(d, inner))
@@ -141,7 +141,7 @@ class WordPiece:
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # a cache of this tokenizer's
+        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # a cache of its own
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; longest-first truncation to max_length tokens."""
@@ -302,8 +302,8 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, which are "
-          f"held out from fine-tuning; majority-class baseline {majority:.4f}", flush=True)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, on which "
+          f"none is fine-tuned here; majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
                         f"are not {', '.join(teacher.classes)}, give their order by --label-order")
@@ -354,7 +354,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
             if number <= state["epochs_done"]:
-                continue
+                continue  # a resumed run walks over the epochs that it has finished
             torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
             accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
@@ -519,8 +519,10 @@ MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # the order of textat
 
 
 def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkpoint:
-    """A teacher that can label; a checkpoint without a classifier is fine-tuned first (§4).
+    """A teacher that can label. Raises UserError.
 
+    A checkpoint with a classifier is used as it is. One without is fine-tuned on STEM.tsv (§4) and
+    kept as STEM.teacher, which is used from then on; a STEM.teacher from another start is refused.
     name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else by the stem.
     """
     stem = dataset_stem(data)
@@ -580,7 +582,7 @@ def fetch_teacher(name: str) -> Checkpoint:
     (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
     """
     if os.path.isdir(name):
-        return read_checkpoint(name)
+        return read_checkpoint(os.path.normpath(name))
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
         raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
@@ -677,6 +679,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     checkpoint = prepare_teacher(name, data, device)
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), label_order]
+    # only the same rows, teacher and order find their finished chunks
     parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
     if rank == 0:
         print(f"using the teacher in {checkpoint.folder}")

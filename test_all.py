@@ -249,9 +249,8 @@ def test_a_pair_is_altered_in_its_first_sentence_then_second_then_both_each_with
     cycle = [[["ZERO"], ["zero"]], [["zero"], ["ZERO"]], [["ZERO"], ["ZERO"]]]
     assert attempts([["zero"], ["zero"]], 9, Rates(0, 1, 0)) == cycle * 3
     row = augment.TaggedRow([["a"], ["b"]], [["A"], ["B"]])  # each sentence has its own tags
-    words_by_tag = {"A": ["new a"], "B": ["new b"]}
-    new_row = augment.augment_row(row, 2, Rates(0, 1, 0), words_by_tag, Random(0))
-    assert new_row == [["new a"], ["new b"]]
+    new_row = augment.augment_row(row, 2, Rates(0, 1, 0), {"A": ["x"], "B": ["y"]}, Random(0))
+    assert new_row == [["x"], ["y"]]
     rows = attempts([TEN, TEN], 9000, Rates(0, 0, 0.5))[2::3]
     seen = Counter((first != TEN, second != TEN) for first, second in rows)
     assert has_shares(seen, 3000, dict.fromkeys(itertools.product([True, False], repeat=2), 0.25))
@@ -894,7 +893,7 @@ def test_words_of_dev_and_test_need_a_vector_and_words_without_one_are_within_a_
     folder = new_folder()
     path = write(folder, "v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
     write(folder, "x.test.tsv", ["sentence", "mild novel"])
-    other_words = distill.other_words(write(folder, "x.tsv", ["sentence", "a film"]))
+    other_words = distill.words_of_stem(write(folder, "x.tsv", ["sentence", "a film"]))
     assert other_words == {"a", "film", "mild", "novel"}
     vocabulary = {MASK: 0, "warm": 1, "film": 2, "a": 3}
     with mock.patch("builtins.print"):
@@ -961,7 +960,8 @@ def test_a_run_resumes_with_its_best_student_unless_rows_or_settings_have_change
 
 def test_the_defaults_are_the_papers_with_963_002_parameters_and_two_channels_alike_at_first():
     folder = new_folder()
-    with mock.patch("distill.train", return_value=(1, {"acc": 0.5})) as train:
+    with mock.patch("distill.train", return_value=(1, {"acc": 0.5})) as train, \
+            mock.patch("os.remove"):
         succeed(distill, *small_run(folder)[:3])
         succeed(distill, folder + "/p.tsv", "--alpha", 1)
     single, pair = (called.args for called in train.call_args_list)
