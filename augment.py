@@ -299,18 +299,10 @@ def count_rows(path: str) -> int:
         return sum(1 for _ in f) - 1
 
 
-def use_existing(path: str, fresh: bool, flags: dict[str, object]) -> bool:
-    """True if `path` exists and is not to be recomputed (fresh).
-
-    Only existence counts: it may be anyone's file, and is not compared with the input. Raises
-    UserError if one of the flags was given (is not None): it would have no effect.
-    """
-    if fresh or not os.path.exists(path):
+def use_existing(path: str) -> bool:
+    """True if `path` exists. It may be anyone's file, and is not compared with the input."""
+    if not os.path.exists(path):
         return False
-    for flag, value in flags.items():
-        if value is not None:
-            raise UserError(f"{path} exists, so {flag} would have no effect; leave {flag} out, or "
-                            "add --fresh to recompute the file")
     print(f"using existing {path} (--fresh recomputes it)")
     return True
 
@@ -335,6 +327,14 @@ def find_dev(path: str) -> str | None:
     """data/sst2.tsv -> data/sst2.dev.tsv, if it exists"""
     dev = dataset_stem(path) + ".dev.tsv"
     return dev if os.path.exists(dev) else None
+
+
+def find_classes(path: str) -> list[str]:
+    """The classes, named by the logit columns or, without these, by the labels."""
+    classes = read_columns(path).classes or sort_classes({row.label for row in read_rows(path)})
+    if len(classes) < 2:
+        raise UserError(f"{path}: expected labels of at least two classes, found {classes}")
+    return classes
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:
@@ -506,7 +506,7 @@ def count_treebank(path: str, source: str, output: str) -> None:
             if len(cells) == 10 and cells[0].isdigit():  # not 1-2, a contraction
                 word, tag = cells[1].lower(), cells[4]
                 counts[word][tag] += 1
-            elif line == "\n":
+            elif line == "\n" and last != EDGE:
                 tag = EDGE
             else:
                 continue

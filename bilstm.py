@@ -192,9 +192,8 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     For pairs, `texts` is a list of (first, second).
     """
     check_is_list("texts", texts)
-    if student.model.pair:
-        for pair in texts:
-            check_is_list("a pair", pair)
+    if student.model.pair and any(isinstance(pair, str) or len(pair) != 2 for pair in texts):
+        raise TypeError("texts: expected a list of pairs, (first, second)")
     if not texts:
         return []
     texts_by_side = zip(*texts) if student.model.pair else [texts]

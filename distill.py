@@ -25,14 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, find_dev,
-                     make_transfer_set, note, number_in, progress, read_columns, read_dev,
-                     read_rows, read_train, run, set_aside, sort_classes, tokenize, use_existing)
+from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, find_classes,
+                     find_dev, make_transfer_set, note, number_in, progress, read_columns, read_dev,
+                     read_rows, read_train, run, set_aside, tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_checkpoint, pick_device, predict_logits, read_vectors, row_lengths, save,
                     save_student, shuffled_batches)
-from teacher_logits import (Bert, dev_logits, fetch_glue, find_parts, label_file, remove_parts,
-                            torchrun_rank)
+from teacher_logits import Bert, dev_logits, fetch_glue, label_file, torchrun_rank
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -226,14 +225,6 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
     return embeddings
 
 
-def find_classes(path: str) -> list[str]:
-    """The classes, named by the logit columns or, without these, by the labels."""
-    classes = read_columns(path).classes or sort_classes({row.label for row in read_rows(path)})
-    if len(classes) < 2:
-        raise UserError(f"{path}: expected labels of at least two classes, found {classes}")
-    return classes
-
-
 # ==== Supporting code: one student, and the whole run =============================================
 class Data(NamedTuple):
     """What a student is trained on, and measured on."""
@@ -321,25 +312,22 @@ def words_of_stem(data: str) -> set[str]:
 
 
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
-    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv.
-
-    When the logits exist, --n-iter and --teacher come too late and are refused; but not if this run
-    was interrupted later on, which is known by the chunks of its labelling, kept until its end.
-    """
+    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv."""
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
     if args.fresh:
         set_aside(transfer_path)
         set_aside(logits_path)
-    flags = {} if find_parts(logits_path) else {"--n-iter": args.n_iter, "--teacher": args.teacher}
-    if use_existing(logits_path, args.fresh, flags):
+    if use_existing(logits_path):
+        if args.teacher or args.n_iter is not None:
+            note("--teacher and --n-iter have no effect on a file that exists")
         return logits_path
     print(f"\n== augment: python augment.py {args.data}")
-    if args.n_iter is not None or not use_existing(transfer_path, args.fresh, {}):
+    if not use_existing(transfer_path):
         make_transfer_set(args.data, transfer_path, args.n_iter)
     print(f"\n== label: python teacher_logits.py {transfer_path}")
-    label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
+    label_file(transfer_path, logits_path, args.teacher, None, device)
     return logits_path
 
 
@@ -473,6 +461,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
+    if torchrun_rank()[1] > 1:
+        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     device = pick_device(args.device)
     stem = dataset_stem(args.data)
     if args.data != stem + ".tsv":
@@ -494,15 +484,12 @@ def main() -> None:
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors:
         checksum(args.vectors)  # is it there?
-    batch_size = args.batch_size or (256 if columns.is_pair else 50)                  # §4.2
+    batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
     settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
                         args.seed)
-    if torchrun_rank()[1] > 1:
-        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
         raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
                         f"{stem}.dev.tsv, or ten in {args.data} to hold one out")
-    is_whole_run = args.alpha < 1 and not args.logits
     if args.alpha == 1:
         output = args.output or stem + ".hard"
         train_student(args, args.logits or args.data, settings, output, device)
@@ -518,8 +505,6 @@ def main() -> None:
         print_table1(args.data, logits_path, distilled, hard)
         os.remove(output + ".hard.training.pt")
     os.remove(output + ".training.pt")
-    if is_whole_run:
-        remove_parts(logits_path)
 
 
 if __name__ == "__main__":

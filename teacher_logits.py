@@ -10,7 +10,6 @@ the files of a checkpoint, downloads, the command line. Left out: other models, 
 
 Shapes: B batch, T tokens of the longest row, D hidden size, C classes.
 """
-import glob
 import json
 import os
 import re
@@ -35,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
-                     errors_in, find_dev, note, number_in, progress, read_columns, read_dev,
-                     read_rows, read_train, run, set_aside, sort_classes, use_existing)
+                     errors_in, find_classes, find_dev, note, number_in, progress, read_columns,
+                     read_dev, read_rows, read_train, run, set_aside, sort_classes, use_existing)
 from bilstm import (class_indices, evaluate, load, load_checkpoint, pick_device, save,
                     shuffled_batches, token_batches)
 
@@ -243,7 +242,7 @@ def write_header(f: TextIO, is_pair: bool, classes: list[str]) -> None:
 
 def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
     """The rows with one more column per class, so text and logits share a line."""
-    for row, numbers in zip(rows, logits.tolist()):
+    for row, numbers in zip(rows, logits.tolist(), strict=True):
         print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
 
@@ -275,17 +274,8 @@ def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
             write_header(f, read_columns(data).is_pair, teacher.classes)
             for path, rows in read_chunks(data, parts):
                 write_rows(f, rows, load(path))
+        shutil.rmtree(parts)
         print(f"wrote {output}")
-
-
-def find_parts(output: str) -> list[str]:
-    """The folders of finished chunks: there are none unless a run was interrupted."""
-    return glob.glob(glob.escape(output) + ".*.parts")
-
-
-def remove_parts(output: str) -> None:
-    for parts in find_parts(output):
-        shutil.rmtree(parts, ignore_errors=True)
 
 
 def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
@@ -299,7 +289,7 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     with atomic_write(dev_output) as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
-    labels = [row.label for row in rows]
+    _, labels, _ = zip(*rows)
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, on which "
@@ -377,20 +367,20 @@ def fine_tuning_data(data: str, tokenizer: WordPiece) -> tuple:
     If the rows have logits, these are the targets: a smaller BERT learns from a larger one.
     Raises UserError.
     """
+    classes = find_classes(data)
     dev_path = find_dev(data)
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
-    classes = read_columns(data).classes or sort_classes(row.label for row in train)
-    if len(classes) < 2 or not dev or data == dev_path:
-        raise UserError(f"{data}: expected labels of two or more classes, and other, labelled "
-                        f"rows in {dataset_stem(data)}.dev.tsv; found classes {classes[:9]}")
-    encoded = [tokenizer.encode(row.texts) for row in train]
-    if train[0].logits:
-        targets = torch.tensor([row.logits for row in train])                           # (N, C)
+    if not dev or data == dev_path:
+        raise UserError(f"{data}: expected other, labelled rows in {dataset_stem(data)}.dev.tsv")
+    texts, labels, logits = zip(*train)
+    _, dev_labels, _ = zip(*dev)
+    if logits[0]:
+        targets = torch.tensor(logits)                                                  # (N, C)
     else:
-        targets = class_indices([row.label for row in train], classes, data)            # (N,)
-    dev_labels = class_indices([row.label for row in dev], classes, dev_path or data)
-    return classes, encoded, targets, dev, dev_labels
+        targets = class_indices(labels, classes, data)                                  # (N,)
+    encoded = list(map(tokenizer.encode, texts))
+    return classes, encoded, targets, dev, class_indices(dev_labels, classes, dev_path or data)
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
@@ -666,32 +656,37 @@ def barrier() -> None:
 
 def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
                device: torch.device, fresh: bool = False) -> None:
-    """Prepare the teacher and label the rows of `data`, unless `output` exists."""
-    if use_existing(output, fresh, {"--teacher": name, "--label-order": label_order}):
+    """Prepare the teacher and label the rows of `data`, unless `output` exists.
+
+    The chunks are kept until the output is complete, in a folder that is named after the rows and
+    the teacher: only a run with the same ones resumes from it.
+    """
+    if not fresh and use_existing(output):
+        if name or label_order:
+            raise UserError(f"{output} exists, so --teacher and --label-order would have no effect; "
+                            "leave them out, or add --fresh to recompute the file")
         return
-    rank, world_size = torchrun_rank()
     read_columns(data)  # before long work: is it a TSV?
+    rank, world_size = torchrun_rank()
     if device.type == "cuda" and world_size > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if rank == 0:
-        prepare_teacher(name, data, device)  # the others wait until it is downloaded or fine-tuned
-    barrier()
+    if rank > 0:
+        barrier()  # the first process goes ahead, and may download or fine-tune the teacher
     checkpoint = prepare_teacher(name, data, device)
     teacher = load_teacher(checkpoint, data, label_order, device)
-    key = [checksum(data), checksum(weights_file(checkpoint.folder)), label_order]
-    # only the same rows, teacher and order find their finished chunks
+    key = [checksum(data), checksum(weights_file(checkpoint.folder)), label_order, CHUNK]
     parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
     if rank == 0:
         print(f"using the teacher in {checkpoint.folder}")
-        if fresh:
-            shutil.rmtree(parts, ignore_errors=True)
-            set_aside(output)
-        if os.path.isdir(parts):
-            print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
-        elif data != find_dev(data):
+        if data != find_dev(data):
             check_teacher(teacher, data, dev_logits(output))
+        if fresh:
+            set_aside(output)
+            shutil.rmtree(parts, ignore_errors=True)
         os.makedirs(parts, exist_ok=True)
-    barrier()
+        if os.listdir(parts):
+            print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
+        barrier()
     label_chunks(data, output, teacher, parts)
 
 
@@ -706,25 +701,25 @@ def main() -> None:
                         help="of --fine-tune, each in turn (default: 2e-5 3e-5 4e-5 5e-5; §4)")
     parser.add_argument("--epochs", type=number_in(int, 1, 1000), default=3,
                         help="of --fine-tune, at each rate (our choice, as in BERT: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of --fine-tune (default: 0)")
+    parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0,
+                        help="of --fine-tune (default: 0)")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true", help="label again what is labelled")
     parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
     device = pick_device(args.device)
-    stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
     if not args.fine_tune:
+        stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
-        label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
-        if torchrun_rank()[0] == 0:
-            remove_parts(output)
-    elif os.path.isdir(dataset_stem(args.tsv) + ".teacher"):
-        raise UserError(f"{dataset_stem(args.tsv)}.teacher exists; remove it to train another")
-    elif torchrun_rank()[1] > 1:
+        return label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
+    own = dataset_stem(args.tsv) + ".teacher"
+    if os.path.isdir(own):
+        raise UserError(f"{own} exists; remove it to train another")
+    if torchrun_rank()[1] > 1:
         raise UserError("--fine-tune: expected a single process; torchrun is for labelling")
-    else:
-        checkpoint = fetch_teacher(args.teacher or BASE)
-        fine_tune(args.tsv, checkpoint, device, args.lr, args.epochs, args.seed)
+    read_columns(args.tsv)  # before a download: is it a TSV?
+    checkpoint = fetch_teacher(args.teacher or BASE)
+    fine_tune(args.tsv, checkpoint, device, args.lr, args.epochs, args.seed)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def call(module, *args, stdin=b""):
     """Run a script: call(distill, "x.tsv", "--alpha", 1) -> exit code, stdout, stderr."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     code = 0
+    augment.note.cache_clear()  # a new process would note everything once more
     argv, stdin = [module.__name__, *map(str, args)], io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
     with mock.patch.multiple(sys, argv=argv, stdin=stdin, stdout=out, stderr=err):
         try:
@@ -539,6 +540,8 @@ def test_a_saved_student_reads_tsv_or_standard_input_and_prints_what_is_right_by
         assert bilstm.classify(student, []) == []
         with raises(TypeError, "texts", "list of sentences"):
             bilstm.classify(student, "a fine film")
+    with raises(TypeError, "a list of pairs"):
+        bilstm.classify(student, [("one", "two", "three")])
 
 
 def test_a_submission_answers_every_row_and_a_labelled_tsv_is_scored():
@@ -1017,9 +1020,8 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     succeed(distill, *again[:-1], "--alpha", 1)  # row 7 by itself: the same student
     assert read(folder, "x.hard.student.pt") == files["x.hard.student.pt"]
     mine = write(folder, "x.logits.tsv", reviews(64, 1))
-    for flag, value in (("--n-iter", 3), ("--teacher", "other")):
-        expect_error(call(distill, *again, flag, value), "x.logits.tsv exists", flag)
-    assert f"using existing {mine}" in succeed(distill, *again)
+    out = succeed(distill, *again, "--n-iter", 3, "--teacher", "other")
+    assert f"using existing {mine}" in out and "--n-iter have no effect" in out
     assert read(mine).decode().splitlines() == reviews(64, 1)
     succeed(distill, *first, "--fresh")
     assert files.items() <= snapshot(folder).items()
@@ -1059,12 +1061,9 @@ def snapshot(folder):
     return files
 
 
-def config(**changes):
-    return json.dumps({**TINY_CONFIG, **changes})
-
-
 HEADER, LOGITS = "sentence\tlabel\n", "sentence\tlabel\tlogit_0\tlogit_1\n"
 MISFIT = read(tiny_teacher(new_folder(), hidden_size=16), "pytorch_model.bin")
+ROBERTA = json.dumps({**TINY_CONFIG, "model_type": "roberta"})
 ONE_CLASS = HEADER + "a\t1\n" * 20
 HARD, TUNE = "x.tsv --alpha 1", "x.tsv --fine-tune --teacher bert"
 BERT = "x.tsv -o y.tsv --teacher bert"
@@ -1074,12 +1073,12 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
         "": "line 1: expected a header", HEADER: "no usable rows", HEADER + "a\tb\t1\n": "line 2",
         "text\n": "expected a header with `sentence`", "sentence,label\n": "not commas",
         HEADER.encode() + b"\xfc\t1\n": "line 2: expected text in UTF-8", None: "No such file"}),
-    (T, BERT, "bert/config.json", {None: "No such file", "{": "",
-                                   config(model_type="roberta"): "model_type roberta"}),
+    (T, BERT, "bert/config.json", {None: "No such file", "{": "", ROBERTA: "model_type roberta"}),
     (T, BERT, "bert/vocab.txt", {None: "No such file", "a\n": "1 tokens", b"\xff": ""}),
     (T, BERT, "bert/pytorch_model.bin", {None: "No such file", "text": "damaged", MISFIT: ""}),
     (T, BERT, "bert/model.safetensors", {"": "", "text": ""}),
-    (T, TUNE, "x.tsv", {ONE_CLASS: "two or more classes"}),
+    (T, TUNE, "x.tsv", {ONE_CLASS: "two classes"}),
+    (T, TUNE, "x.dev.tsv", {"sentence\na\n": "other, labelled"}),
     (D, HARD, "x.tsv", {ONE_CLASS: "two classes", "sentence\na\n": "no label column"}),
     (D, HARD, "x.dev.tsv", {"sentence\na\n": "no labelled rows", ONE_CLASS.replace("1", "2"): "'2'",
                             "sentence1\tsentence2\tlabel\na\tb\t1\n": ""}),
@@ -1102,10 +1101,9 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
                  "x.tsv --teacher bert": "x.logits.tsv exists", TUNE + " --lr x": "--lr",
                  BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "'b'"}),
     (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv",
-                 "x.tsv --n-iter 3": "x.logits.tsv exists", **{
-        f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
-            "alpha 1.5", "alpha nan", "alpha x", "n-iter 2", "teacher bert", "hidden 0", "fc 1.5",
-            "batch-size 0", "epochs 0", "patience x", "seed -1", "device toaster", "nonsense"]}})]
+                 **{f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
+        "alpha 1.5", "alpha nan", "alpha x", "n-iter 2", "teacher bert", "hidden 0", "fc 1.5",
+        "batch-size 0", "epochs 0", "patience x", "seed -1", "device toaster", "nonsense"]}})]
 
 
 def test_bad_input_is_one_line_that_names_it_and_no_file_changes():
@@ -1172,7 +1170,9 @@ def test_a_run_stopped_with_ctrl_c_after_any_step_and_started_again_ends_with_th
                     succeed(module, *command)
             if step == 0:
                 expected = snapshot(folder)
-            assert snapshot(folder) == expected, (arguments, step)
+            # the folder of the chunks is left by a stop between the finished file and its removal
+            found = {name: b for name, b in snapshot(folder).items() if ".parts/" not in name}
+            assert found == expected, (arguments, step)
             if step > 0 and code == 0:
                 break
         assert step > 5
