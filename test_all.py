@@ -450,12 +450,13 @@ def logits_by_hand(model, row):
 
 
 def test_a_students_logits_are_those_of_figures_1_and_2_by_hand_whatever_the_padding():
-    for pair in (False, True):  # one encoder for both sentences
+    for pair, block in itertools.product((False, True), (64, 4)):  # one encoder for both sentences
         model = tiny_student(classes=3, pair=pair)
         rows, sides = some_rows(pair)
         expected = torch.stack([logits_by_hand(model, row) for row in rows])
         batch = [side.batch(torch.arange(9), CPU) for side in sides]
-        assert is_near(model(*batch).detach(), expected) and expected.std(dim=0).min() > 0.01
+        with mock.patch("bilstm.BLOCK", block):
+            assert is_near(model(*batch).detach(), expected) and expected.std(dim=0).min() > 0.01
         assert not torch.equal(model.train()(*batch), model(*batch))  # dropout
         assert is_near(bilstm.predict_logits(model, sides), expected)  # in the order of the rows
 
@@ -913,8 +914,7 @@ def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
     for guesses, labels, expected in [  # of class 1 two are right, three guessed, three there
             ([1, 1, 1, 0, 0], [1, 1, 0, 1, 0], {"acc": 3 / 5, "f1": 2 * 2 / (3 + 3)}),
             ([2, 1, 0], [2, 0, 0], {"acc": 2 / 3}), ([0, 1], [0, 0], {"acc": 1 / 2, "f1": 0})]:
-        logits = torch.eye(max(guesses) + 1)[guesses]
-        scores = bilstm.evaluate(logits, torch.tensor(labels))
+        scores = bilstm.evaluate(torch.eye(max(guesses) + 1)[guesses], torch.tensor(labels))
         assert scores.keys() == expected.keys()
         assert is_near(list(scores.values()), list(expected.values()))
 
