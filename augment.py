@@ -6,6 +6,9 @@
 
 In reading order: the three rules, the transfer set. After the line "Supporting code": the rows and
 words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only.
+
+The files of a task share a stem: of sst2.tsv, sst2.dev.tsv and sst2.transfer.tsv it is sst2, in all
+help texts STEM.
 """
 import argparse
 import gzip
@@ -18,7 +21,6 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from itertools import islice
 from math import isfinite, log
 from random import Random
 from typing import Callable, Iterable, Iterator, NamedTuple, TextIO
@@ -44,7 +46,7 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.p_mask or word == MASK:  # an input [MASK] is kept
+        if x < rates.p_mask or word == MASK:  # a [MASK] of the input has no tag
             new_words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
@@ -161,7 +163,8 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             rows.append(tag_row(row.texts, tagger))
         made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
         for new_texts in progress(made, "augmenting", len(rows)):
-            f.writelines(text + "\t\n" for text in new_texts)
+            for text in new_texts:
+                f.write(text + "\t\n")
             synthetic += len(new_texts)
     print(f"wrote {output}: {len(rows):,} original rows and {synthetic:,} synthetic rows (n_iter "
           f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
@@ -189,7 +192,7 @@ NLI_CLASSES = ["entailment", "neutral", "contradiction", "not_entailment"]  # in
 class Row(NamedTuple):
     texts: tuple[str, ...]      # one sentence, or the two of a pair
     label: str                  # "" if it has none
-    logits: tuple[float, ...]   # the teacher's, one a class; () if the file has none
+    logits: tuple[float, ...]   # the teacher's, one per class; () without a teacher
 
 
 class Columns(NamedTuple):
@@ -277,20 +280,23 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
 
 
 def read_dev(path: str, dev: str | None) -> Iterator[Row]:
-    """Labelled rows for evaluation: those of `dev`, or without it every tenth of `path`."""
-    labelled = (row for row in read_rows(dev or path) if row.label)
+    """Labelled rows for evaluation: those of `dev`, or without it the held-out rows of `path`."""
     if dev:
-        return labelled
-    return islice(labelled, 9, None, 10)
+        return (row for row in read_rows(dev) if row.label)
+    return (row for row, is_held_out in split_rows(path) if is_held_out)
 
 
 def read_train(path: str, dev: str | None) -> Iterator[Row]:
-    """The other rows of `path`, with or without a label."""
+    """Rows for training, with or without a label: all of `path`, or without `dev` the others."""
+    return (row for row, is_held_out in split_rows(path) if dev or not is_held_out)
+
+
+def split_rows(path: str) -> Iterator[tuple[Row, bool]]:
+    """Each row, and whether it is held out if there is no dev set: every tenth labelled row."""
     labelled = 0
     for row in read_rows(path):
         labelled += row.label != ""
-        if dev or row.label == "" or labelled % 10 != 0:
-            yield row
+        yield row, row.label != "" and labelled % 10 == 0
 
 
 def count_rows(path: str) -> int:
@@ -300,10 +306,10 @@ def count_rows(path: str) -> int:
 
 
 def use_existing(path: str) -> bool:
-    """True if `path` exists. It may be anyone's file, and is not compared with the input."""
+    """True if `path` exists. It may be anyone's file, and is not compared with the options."""
     if not os.path.exists(path):
         return False
-    print(f"using existing {path} (--fresh recomputes it)")
+    print(f"using existing {path}, whatever options made it (--fresh recomputes it)")
     return True
 
 
@@ -349,11 +355,12 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
-PIECE = re.compile(r"""
-    \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # kept whole
+PIECE = re.compile(r"""              # good,bad -> good | , | bad
+    \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # wait...what -> wait | ... | what
   | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
-          (?: [-.'] $ )?              # a final . or ', which split_token may take off: mr.  dogs'
-  | . """, re.X)
+          (?: [-.'] $ )?              # mr.  dogs'  end.   split_token may take the end off
+  | .                                 # any other character by itself
+""", re.X)
 CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"            # do|n't  it|'s
                     r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
 ABBREVIATION = re.compile(r"(?:mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
@@ -392,8 +399,8 @@ def split_token(token: str) -> list[str]:
 # ---- The part-of-speech tagger -------------------------------------------------------------------
 COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pos_counts.tsv")
 EDGE = "EDGE"      # the tag before the first word and after the last
-MIN_RATIO = 0.03   # our choice: of a word's tags, those at least 0.03 times as likely as its best;
-#                    5 times as fast as 0.0001, and EWT dev accuracy is lower by only 0.0006
+MIN_RATIO = 0.03   # our choice: a word's tags below 0.03 times its best tag's probability are not
+#                    tried; 5 times as fast as 0.0001, and EWT dev accuracy is lower by only 0.0006
 
 
 def features(word: str) -> list[str]:
@@ -432,7 +439,7 @@ class Tagger:
     """
 
     def __init__(self, path: str = COUNTS):
-        counts = read_counts(path)
+        counts = read_counts(path)  # of words, and at "> DT" of the tags that follow DT
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
         self.tags_of = defaultdict(Counter)  # word, or feature of words -> its tags
         for word, tags in counts.items():
@@ -440,7 +447,8 @@ class Tagger:
                 totals.update(tags)
                 self.tags_of[word] = tags
                 for feature in features(word)[:-1]:
-                    self.tags_of[feature].update(tags.keys())  # once, however frequent the word
+                    # each word counts once, since unknown words resemble rare ones
+                    self.tags_of[feature].update(tags.keys())
         all_words = sum(totals.values())
         self.prior = {tag: n / all_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P
@@ -473,9 +481,9 @@ class Tagger:
             for tag, emission in tags:
                 candidates = []
                 for last, (score, path) in best.items():
-                    new_score = score + self.transition[last][tag] + emission
-                    candidates.append((new_score, [*path, tag]))
-                new_best[tag] = max(candidates)
+                    candidates.append((score + self.transition[last][tag], path))
+                score, path = max(candidates)
+                new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
         return path[:-1]
@@ -584,7 +592,7 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterator:
 @lru_cache(maxsize=None)
 def note(message: str) -> None:
     """Print a note once, however often a file is read."""
-    print(f"note: {message}", flush=True)
+    print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def check_is_list(name: str, texts: list) -> None:
@@ -630,7 +638,8 @@ def run(main: Callable[[], None], kept: str) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"error: {error.filename or 'output'}: {error.strerror}; {kept}", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"error: {error.filename or 'output'}: {reason}; {kept}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -644,7 +653,7 @@ def main() -> None:
     parser.add_argument("--p-mask", type=rate, default=Rates().p_mask, help="default: 0.1 (§3.3)")
     parser.add_argument("--p-pos", type=rate, default=Rates().p_pos, help="default: 0.1 (§3.3)")
     parser.add_argument("--p-ng", type=rate, default=Rates().p_ng, help="default: 0.25 (§3.3)")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
                         help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")
     args = parser.parse_args()

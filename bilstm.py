@@ -2,7 +2,7 @@
 
     python bilstm.py sst2.student.pt sst2.test.tsv                  # label, probability, sentence
     python bilstm.py sst2.student.pt sst2.test.tsv -o SST-2.tsv     # a file for GLUE's server
-    echo "a charming film" | python bilstm.py sst2.student.pt       # one sentence a line
+    echo "a charming film" | python bilstm.py sst2.student.pt       # one sentence per line
 
 In reading order: the network, batches, prediction. After the line "Supporting code": word
 vectors, the student's file, the command line. distill.py trains the student.
@@ -54,8 +54,8 @@ class BiLSTM(nn.Module):
     def encode(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
-        Both read the sentence first and its padding after it, so the state at the sentence's own
-        length has seen no padding. The backward LSTM ends on the first word.
+        Both read the sentence first and whatever fills the row after it, so the state at the
+        sentence's own length has seen no padding. The backward LSTM ends on the first word.
         """
         x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)       # (B, T, 2E)
         rows = torch.arange(len(ids), device=ids.device)
@@ -87,7 +87,7 @@ class BiLSTM(nn.Module):
         for index in order.split(BLOCK):
             longest = int(lengths[index].max())
             blocks.append(self.encode(ids[index, :longest], lengths[index]))
-        return torch.cat(blocks)[order.argsort()]                         # (B, 2H)
+        return torch.cat(blocks)[order.argsort()]  # in the order of the rows again, (B, 2H)
 
     def num_parameters(self) -> int:
         """Without embeddings, as table 2 counts them: 963,002 with the defaults of the paper."""
@@ -107,9 +107,10 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences, one sentence after the other in a flat array.
+    """The token ids of N sentences in a flat array: [[5, 7], [9]] -> ids 5 7 9, starts 0 2 3.
 
-    Id 0 is [MASK], the unknown word and padding; no state computed on padding is used.
+    Of a dataset of pairs they are one side: all first sentences, or all second ones. Id 0 is
+    [MASK], the unknown word and padding; no state computed on padding is used.
     """
 
     def __init__(self):
@@ -155,7 +156,7 @@ def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def token_batches(lengths: Tensor, budget: int) -> Iterator[Tensor]:
-    """Row numbers, longest rows first, in batches of at most `budget` tokens, by `lengths`."""
+    """Row numbers, longest rows first, in batches of at most `budget` tokens, padding included."""
     order = torch.argsort(lengths, descending=True, stable=True)
     while len(order):
         size = max(1, budget // int(lengths[order[0]]))
@@ -177,11 +178,11 @@ def predict_logits(model: BiLSTM, sides: list[Sentences]) -> Tensor:
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Logits (N, C), labels (N,) -> accuracy; for two classes also F1 of the second, as for QQP."""
+    """Logits (N, C), labels (N,) -> accuracy; for two classes also F1 of class 1, as for QQP."""
     predictions = logits.argmax(dim=1)
     scores = {"acc": float((predictions == labels).double().mean())}
     if logits.shape[1] == 2:
-        true_positives = int((predictions * labels).sum())  # both are 1
+        true_positives = int((predictions * labels).sum())  # both are class index 1
         scores["f1"] = 2 * true_positives / max(1, int(predictions.sum() + labels.sum()))
     return scores
 
@@ -254,7 +255,7 @@ def read_text(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray]]
             numbers = rest.split(b" ")
             if len(numbers) < width:
                 raise ValueError(f"{len(numbers)} numbers for {word!r}; is the file truncated?")
-            if len(numbers) == width:  # more if a "word" of GloVe contains a space
+            if len(numbers) == width:  # else the "word" contains a space, as some of GloVe do
                 yield word, np.array(numbers, dtype=np.float32)
 
 
@@ -293,7 +294,7 @@ def load(path: str) -> dict:
         raise UserError(f"{path}: damaged, or not a file of weights and plain data") from None
 
 
-def load_checkpoint(path: str, settings: dict, fresh: bool = False) -> dict | None:
+def load_training_state(path: str, settings: dict, fresh: bool = False) -> dict | None:
     """What an interrupted run with the same settings saved after its last epoch, if anything."""
     if fresh or not os.path.exists(path):
         return None
@@ -309,8 +310,7 @@ def save_student(path: str, student: Student) -> None:
     model = student.model
     settings = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features,
                 "pair": model.pair, "dropout": model.dropout.p}
-    weights = {name: weight.cpu() for name, weight in model.state_dict().items()}
-    save(path, {"weights": weights, "vocabulary": list(student.vocabulary),
+    save(path, {"weights": dict(model.state_dict()), "vocabulary": list(student.vocabulary),
                 "classes": student.classes, "settings": settings})
 
 
@@ -330,7 +330,7 @@ def load_student(path: str, device: str | None = None) -> Student:
 def pick_device(name: str | None = None) -> torch.device:
     """The device of this name, else CUDA or Apple's GPU if there is one, else the CPU."""
     if name is None and torch.cuda.is_available():
-        name = "cuda"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun: a GPU for each process
     elif name is None and torch.backends.mps.is_available():
         name = "mps"
     with errors_in(f"--device {name}", "a device that torch has here: cuda, mps or cpu"):
@@ -394,7 +394,8 @@ def main() -> None:
     if args.output:
         with atomic_write(args.output) as f:
             f.write("index\tprediction\n")
-            f.writelines(f"{i}\t{label}\n" for i, label in enumerate(predictions))
+            for i, label in enumerate(predictions):
+                f.write(f"{i}\t{label}\n")
         print(f"wrote {args.output}: {len(predictions):,} predictions", file=sys.stderr)
     if labelled:
         print(f"accuracy {correct / labelled:.4f} on {labelled:,} labelled rows", file=sys.stderr)

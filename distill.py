@@ -9,7 +9,8 @@
 In reading order: the loss, the training loop, evaluation, data and embeddings. After the line
 "Supporting code": the whole run, tables 1 and 2, a faster AdaDelta, the command line.
 
-Shapes: B batch, N rows, E embedding, V vocabulary, C classes.
+Left out: the choice of sizes on dev (§4.2) and half precision. Without --vectors the embeddings
+start at random. Shapes: B batch, N rows, E embedding, V vocabulary, C classes.
 """
 import argparse
 import os
@@ -29,9 +30,10 @@ from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset
                      find_dev, make_transfer_set, note, number_in, progress, read_columns, read_dev,
                      read_rows, read_train, run, set_aside, tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
-                    load_checkpoint, pick_device, predict_logits, read_vectors, row_lengths, save,
-                    save_student, shuffled_batches)
-from teacher_logits import Bert, dev_logits, fetch_glue, label_file, torchrun_rank
+                    load_training_state, pick_device, predict_logits, read_vectors, row_lengths,
+                    save, save_student, shuffled_batches)
+from teacher_logits import (Bert, dev_logits, fetch_glue, label_file, prepare_teacher,
+                            torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -77,19 +79,20 @@ class Dataset(NamedTuple):
 
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
-          output: str, files: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
-    """Train until dev accuracy has not improved for settings.patience epochs.
+          output: str, fingerprint: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
+    """Train for settings.epochs, or until dev accuracy has not improved for settings.patience.
 
     Returns the number and the scores of the best epoch, whose student is saved to
     OUTPUT.student.pt. The state after each epoch is saved too, so an interrupted run with the same
-    settings and the same `files` resumes and, on a CPU, ends with the same student.
+    settings and fingerprint (of its files) resumes and, on a CPU, ends with the same student.
     """
     optimizer = make_optimizer(student.model)
     epochs_done = 0
     best_epoch = 0
     best_scores = {"acc": -1.0}
-    run_settings = {**settings._asdict(), **files}
-    state = load_checkpoint(output + ".training.pt", run_settings, fresh)
+    run_settings = {**settings._asdict(), **fingerprint}
+    start_again = fresh or not os.path.exists(output + ".student.pt")
+    state = load_training_state(output + ".training.pt", run_settings, start_again)
     if state:
         epochs_done = state["epochs_done"]
         best_epoch = state["best_epoch"]
@@ -100,7 +103,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         if epoch > best_epoch + settings.patience:
             break
         start = time.monotonic()
-        torch.manual_seed(settings.seed * 100003 + epoch)  # a resumed run draws the same numbers
+        torch.manual_seed(settings.seed * 100003 + epoch)  # each epoch its own, for resuming
         loss = train_epoch(student.model, optimizer, train_set, settings, f"epoch {epoch}, batches")
         seconds = time.monotonic() - start
         scores = dev_scores(student.model, dev_sets)
@@ -122,7 +125,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass over the rows in random batches of similar length. Returns the mean loss."""
+    """One pass over the rows in random batches of similar length. Returns their mean loss."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -144,13 +147,13 @@ def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """AdaDelta, learning rate 1.0, rho 0.95 (§4.2).
 
     On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
-    words; RowAdadelta (below) updates these, where the dense form would visit all V rows. The
-    result is the same up to rounding.
+    words; SparseAdadelta (below) updates these, where torch's Adadelta refuses sparse gradients and
+    would visit all V rows with dense ones. The result is the same up to rounding.
     """
     if model.trained.weight.device.type == "cpu":
-        model.trained.sparse = True  # of the gradient, not of the embedding
+        model.trained.sparse = True  # its gradient will be sparse
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return RowAdadelta(parameters, lr=1.0, rho=0.95)
+    return SparseAdadelta(parameters, lr=1.0, rho=0.95)
 
 
 def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
@@ -226,17 +229,12 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 
 # ==== Supporting code: one student, and the whole run =============================================
-class Data(NamedTuple):
-    """What a student is trained on, and measured on."""
-    vocabulary: dict[str, int]        # word -> id; [MASK], id 0, is also the unknown word
-    vectors: dict[str, np.ndarray]
-    classes: list[str]
-    train_set: Dataset
-    dev_sets: dict[str, Dataset]      # "" and, for MNLI, "mm-": its mismatched dev set
+def load_data(source: str, data: str, vectors_path: str | None) -> tuple:
+    """Training rows are those of `source`; `data` is STEM.tsv, whose dev and test sets are used.
 
-
-def load_data(source: str, data: str, vectors_path: str | None) -> Data:
-    """Training rows are those of `source`; `data` is STEM.tsv, whose dev and test sets are used."""
+    Returns the vocabulary (word -> id; [MASK], id 0, is also the unknown word), the vectors of its
+    words, the classes, the training set and the dev sets ("", and for MNLI "mm-", its mismatched).
+    """
     stem = dataset_stem(data)
     dev = find_dev(data)
     columns = read_columns(source)
@@ -262,7 +260,7 @@ def load_data(source: str, data: str, vectors_path: str | None) -> Data:
     if not dev:
         note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows "
              "are in training, this dev accuracy is too high")
-    return Data(vocabulary, vectors, classes, train_set, dev_sets)
+    return vocabulary, vectors, classes, train_set, dev_sets
 
 
 def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str,
@@ -279,10 +277,10 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
     student = Student(model.to(device), vocabulary, classes)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
-    files = {"device": device.type, "vocabulary": crc32(" ".join(vocabulary).encode())}
-    for path in (source, find_dev(args.data), args.vectors):
-        files[path] = path and checksum(path)
-    epoch, scores = train(student, train_set, dev_sets, settings, output, files, args.fresh)
+    fingerprint = {"device": device.type, "vocabulary": crc32(" ".join(vocabulary).encode())}
+    for path in filter(None, (source, find_dev(args.data), args.vectors)):
+        fingerprint[path] = checksum(path)
+    epoch, scores = train(student, train_set, dev_sets, settings, output, fingerprint, args.fresh)
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
           f"{settings.seed} rows {source} student {output}.student.pt", flush=True)
     return scores
@@ -290,6 +288,7 @@ def train_student(args: argparse.Namespace, source: str, settings: Settings, out
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     """How many rows each class has in training."""
+    # labels are -1 (none), 0, 1, ...
     unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
     print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
     for name, count in zip(classes, counts):
@@ -312,22 +311,24 @@ def words_of_stem(data: str) -> set[str]:
 
 
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
-    """Augment and label the rows of args.data, unless the files exist -> STEM.logits.tsv."""
+    """Augment and label the rows of args.data -> STEM.logits.tsv.
+
+    A file that exists is used, unless --fresh; with STEM.logits.tsv no transfer set is needed.
+    """
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
     if args.fresh:
+        prepare_teacher(args.teacher, args.data, device)  # first, because it may fail offline
         set_aside(transfer_path)
         set_aside(logits_path)
     if use_existing(logits_path):
-        if args.teacher or args.n_iter is not None:
-            note("--teacher and --n-iter have no effect on a file that exists")
         return logits_path
     print(f"\n== augment: python augment.py {args.data}")
     if not use_existing(transfer_path):
         make_transfer_set(args.data, transfer_path, args.n_iter)
     print(f"\n== label: python teacher_logits.py {transfer_path}")
-    label_file(transfer_path, logits_path, args.teacher, None, device)
+    label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
     return logits_path
 
 
@@ -344,10 +345,9 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     teacher = {}
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
-        rows = list(read_dev(dev_path, dev_path))
+        _, labels, logits = zip(*read_dev(dev_path, dev_path))
         classes = read_columns(dev_path).classes
-        labels = class_indices([row.label for row in rows], classes, dev_path)
-        teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
+        teacher = evaluate(torch.tensor(logits), class_indices(labels, classes, dev_path))
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -359,8 +359,9 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of a BERT-large and the student, with random weights.
 
-    As usual for BERT, its rows are padded to 128 tokens; the student's batches are of similar
-    lengths. Which words a sentence has does not change the time, so all are unknown here.
+    As usual for BERT, its rows are padded to 128 tokens, in batches of 32; the student's batches
+    are of similar lengths, 4,096 tokens each. (The paper's are of 512 rows.) Which words a sentence
+    has does not change the time, so all are unknown here.
     """
     total = count_rows(data)
     texts = [row.texts for row in islice(read_rows(data), 2048)]
@@ -392,7 +393,7 @@ def measure(work: Callable[[], Tensor]) -> float:
 
 
 # ---- A faster AdaDelta for embeddings, with the same result --------------------------------------
-class RowAdadelta(torch.optim.Adadelta):
+class SparseAdadelta(torch.optim.Adadelta):
     """AdaDelta that for an embedding with sparse=True visits only the rows of the batch's words.
 
     For a word outside the batch the gradient is zero: AdaDelta leaves its row as it is and decays
@@ -461,35 +462,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", metavar="STEM",
                         help="default: the stem of the data, with --alpha 1 STEM.hard")
     args = parser.parse_args()
-    if torchrun_rank()[1] > 1:
-        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     device = pick_device(args.device)
     stem = dataset_stem(args.data)
-    if args.data != stem + ".tsv":
-        raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
-                        "between its columns; save a .csv as tab-separated text")
-    fetch_glue(args.data)
+    check_command(args, stem)
     columns = read_columns(args.data)
     if args.table2:
         return print_table2(args.data, args.hidden, args.fc, device)
-    if columns.label is None and (args.table1 or not args.logits):
-        raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
-                        f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
-    if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
-        raise UserError("--teacher and --n-iter have no effect beside --logits or --alpha 1")
-    if args.table1 and args.alpha == 1:
-        raise UserError("--table1 trains both students; leave --alpha 1 out")
-    folder = os.path.dirname(args.output or stem) or "."
-    if not os.access(folder, os.W_OK):  # this and the next before long work
-        raise UserError(f"{folder}: no such folder, or it cannot be written")
-    if args.vectors:
-        checksum(args.vectors)  # is it there?
+    check_data(args, stem)
     batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
     settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
                         args.seed)
-    if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
-        raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
-                        f"{stem}.dev.tsv, or ten in {args.data} to hold one out")
     if args.alpha == 1:
         output = args.output or stem + ".hard"
         train_student(args, args.logits or args.data, settings, output, device)
@@ -504,7 +486,37 @@ def main() -> None:
         hard = train_student(args, args.data, hard_settings, output + ".hard", device)
         print_table1(args.data, logits_path, distilled, hard)
         os.remove(output + ".hard.training.pt")
-    os.remove(output + ".training.pt")
+    os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
+
+
+def check_command(args: argparse.Namespace, stem: str) -> None:
+    """Refuse what cannot work before long work starts; fetch GLUE's rows. Raises UserError."""
+    if torchrun_rank()[1] > 1:
+        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
+    if args.data != stem + ".tsv":
+        raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
+                        "between its columns; save a .csv as tab-separated text")
+    if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
+        raise UserError("--teacher and --n-iter have no effect beside --logits or --alpha 1")
+    if args.table1 and args.alpha == 1:
+        raise UserError("--table1 trains both students; leave --alpha 1 out")
+    folder = os.path.dirname(args.output or stem) or "."
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: no such folder, or it cannot be written")
+    if args.vectors and not os.path.isfile(args.vectors):
+        raise UserError(f"{args.vectors}: No such file")
+    fetch_glue(args.data)
+
+
+def check_data(args: argparse.Namespace, stem: str) -> None:
+    """Refuse data without the labels that are needed. Raises UserError."""
+    columns = read_columns(args.data)
+    if columns.label is None and (args.table1 or not args.logits):
+        raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
+                        f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
+    if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
+        raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
+                        f"{stem}.dev.tsv, or ten in {args.data} to hold one out")
 
 
 if __name__ == "__main__":

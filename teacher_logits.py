@@ -21,6 +21,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
@@ -36,7 +37,7 @@ from torch.nn.utils.rnn import pad_sequence
 from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
                      errors_in, find_classes, find_dev, note, number_in, progress, read_columns,
                      read_dev, read_rows, read_train, run, set_aside, sort_classes, use_existing)
-from bilstm import (class_indices, evaluate, load, load_checkpoint, pick_device, save,
+from bilstm import (class_indices, evaluate, load, load_training_state, pick_device, save,
                     shuffled_batches, token_batches)
 
 DROPOUT = 0.1  # in training; BERT's own
@@ -63,7 +64,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, x_query: Tensor) -> Tensor:
         """All states x (B, T, D) -> the new states of the tokens in x_query (B, Q, D).
 
-        x_query is x itself, but only x[:, :1] in the last layer, of which only [CLS] is used.
+        As usual x_query is x, but x[:, :1] in the last layer, of which only [CLS] is used.
         """
         p = DROPOUT if self.training else 0.0
         attention = self.attention["self"]
@@ -140,7 +141,7 @@ class WordPiece:
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # a cache of its own
+        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # cached per tokenizer
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; longest-first truncation to max_length tokens."""
@@ -152,7 +153,7 @@ class WordPiece:
             sides.append(ids)
         by_length = sorted(sides, key=len)
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(by_length, key=len).pop()  # in a tie, as in transformers: the one shorter at first
+            max(by_length, key=len).pop()  # in a tie of the side that was shorter at first
         ids = [self.vocabulary["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
@@ -289,14 +290,15 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     with atomic_write(dev_output) as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
-    _, labels, _ = zip(*rows)
+    labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, on which "
-          f"none is fine-tuned here; majority-class baseline {majority:.4f}", flush=True)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, which "
+          f"fine-tuning here does not use; majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
-                        f"are not {', '.join(teacher.classes)}, give their order by --label-order")
+                        f"are not {', '.join(teacher.classes)}, teacher_logits.py takes their order "
+                        "by --label-order a,b,...")
 
 
 def dev_logits(logits: str) -> str:
@@ -329,7 +331,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     classes, encoded, targets, dev, dev_labels = fine_tuning_data(data, checkpoint.tokenizer)
     settings = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
                 "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    state = load_checkpoint(state_path, settings, fresh=not os.path.isdir(best_folder))
+    state = load_training_state(state_path, settings, fresh=not os.path.isdir(best_folder))
     if not state:
         state = {"settings": settings, "epochs_done": 0, "best": -1.0}
     number = 0  # epochs of all learning rates
@@ -340,11 +342,12 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
             number += 1
-            if number == state["epochs_done"]:  # resume after this epoch
+            if number < state["epochs_done"]:
+                continue  # a resumed run skips the epochs that are finished
+            if number == state["epochs_done"]:  # and loads what the last of them saved
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
-            if number <= state["epochs_done"]:
-                continue  # a resumed run walks over the epochs that it has finished
+                continue
             torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
             accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
@@ -496,8 +499,7 @@ def save_teacher(folder: str, checkpoint: Checkpoint, teacher: Teacher) -> None:
     with atomic_write(os.path.join(folder, "config.json")) as f:
         json.dump(config, f, indent=1)
     shutil.copy(os.path.join(checkpoint.folder, "vocab.txt"), folder)
-    weights = {name: weight.cpu() for name, weight in teacher.model.state_dict().items()}
-    save(os.path.join(folder, "pytorch_model.bin"), weights)
+    save(os.path.join(folder, "pytorch_model.bin"), dict(teacher.model.state_dict()))
 
 
 # ---- Which teacher -------------------------------------------------------------------------------
@@ -541,8 +543,8 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
     classes = label_order or name_outputs(checkpoint, labels)
     if len(set(classes)) != num_classes or not labels <= set(classes):
         raise UserError(f"{checkpoint.folder}: {num_classes} outputs, but the classes are {classes}"
-                        f" and the labels {sort_classes(labels)}; --label-order a,b,... names the "
-                        "outputs")
+                        f" and the labels {sort_classes(labels)}; teacher_logits.py names the "
+                        "outputs by --label-order a,b,...")
     model = build(checkpoint, num_classes).to(device)
     order = [classes.index(name) for name in sort_classes(classes)]
     model.classifier.weight.data = model.classifier.weight.data[order]
@@ -572,7 +574,7 @@ def fetch_teacher(name: str) -> Checkpoint:
     (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
     """
     if os.path.isdir(name):
-        return read_checkpoint(os.path.normpath(name))
+        return read_checkpoint(os.path.abspath(name))
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
         raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", *name.split("/"))
@@ -646,9 +648,21 @@ def torchrun_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The other processes of torchrun begin this block when the first one has finished it."""
+    rank, _ = torchrun_rank()
+    if rank > 0:
+        barrier()
+    yield
+    if rank == 0:
+        barrier()
+
+
 def barrier() -> None:
     """Wait for all processes of torchrun."""
-    if torchrun_rank()[1] > 1:
+    _, world_size = torchrun_rank()
+    if world_size > 1:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.barrier()
@@ -662,32 +676,31 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     the teacher: only a run with the same ones resumes from it.
     """
     if not fresh and use_existing(output):
-        if name or label_order:
-            raise UserError(f"{output} exists, so --teacher and --label-order would have no effect; "
-                            "leave them out, or add --fresh to recompute the file")
         return
     read_columns(data)  # before long work: is it a TSV?
-    rank, world_size = torchrun_rank()
-    if device.type == "cuda" and world_size > 1:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if rank > 0:
-        barrier()  # the first process goes ahead, and may download or fine-tune the teacher
-    checkpoint = prepare_teacher(name, data, device)
-    teacher = load_teacher(checkpoint, data, label_order, device)
-    key = [checksum(data), checksum(weights_file(checkpoint.folder)), label_order, CHUNK]
-    parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
-    if rank == 0:
-        print(f"using the teacher in {checkpoint.folder}")
-        if data != find_dev(data):
-            check_teacher(teacher, data, dev_logits(output))
-        if fresh:
-            set_aside(output)
-            shutil.rmtree(parts, ignore_errors=True)
-        os.makedirs(parts, exist_ok=True)
-        if os.listdir(parts):
-            print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
-        barrier()
+    with first_process_first():
+        checkpoint = prepare_teacher(name, data, device)
+        teacher = load_teacher(checkpoint, data, label_order, device)
+        key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
+               label_order, CHUNK]
+        parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
+        if torchrun_rank()[0] == 0:
+            print(f"teacher   {checkpoint.folder}")
+            start_chunks(data, output, teacher, parts, fresh)
     label_chunks(data, output, teacher, parts)
+
+
+def start_chunks(data: str, output: str, teacher: Teacher, parts: str, fresh: bool) -> None:
+    """Make the folder of the chunks, unless an interrupted run has left it."""
+    if os.path.isdir(parts) and not fresh:
+        print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
+        return
+    if data != find_dev(data):
+        check_teacher(teacher, data, dev_logits(output))
+    if fresh:
+        set_aside(output)
+        shutil.rmtree(parts, ignore_errors=True)
+    os.makedirs(parts)
 
 
 def main() -> None:
