@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, find_classes,
-                     find_dev, make_transfer_set, note, number_in, progress, read_columns, read_dev,
-                     read_rows, read_train, run, set_aside, tokenize, use_existing)
+from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, errors_in,
+                     find_classes, find_dev, make_transfer_set, note, number_in, progress,
+                     read_columns, read_dev, read_rows, read_train, run, set_aside, tokenize,
+                     use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_training_state, pick_device, predict_logits, read_vectors, row_lengths,
                     save, save_student, shuffled_batches)
@@ -97,8 +98,9 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         epochs_done = state["epochs_done"]
         best_epoch = state["best_epoch"]
         best_scores = state["best_scores"]
-        student.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        with errors_in(output + ".training.pt"):
+            student.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
     for epoch in range(epochs_done + 1, settings.epochs + 1):
         if epoch > best_epoch + settings.patience:
             break

@@ -293,8 +293,8 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} rows of {dev or data}, which "
-          f"fine-tuning here does not use; majority-class baseline {majority:.4f}", flush=True)
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} held-out rows of {dev or data}; "
+          f"majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
                         f"are not {', '.join(teacher.classes)}, teacher_logits.py takes their order "
@@ -345,8 +345,9 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
             if number < state["epochs_done"]:
                 continue  # a resumed run skips the epochs that are finished
             if number == state["epochs_done"]:  # and loads what the last of them saved
-                model.load_state_dict(state["model"])
-                optimizer.load_state_dict(state["optimizer"])
+                with errors_in(state_path):
+                    model.load_state_dict(state["model"])
+                    optimizer.load_state_dict(state["optimizer"])
                 continue
             torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
