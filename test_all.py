@@ -715,7 +715,7 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
     command = [data, "--teacher", with_weights(weights), "--label-order"]
     result = call(teacher_logits, *command, "0,1,2")
     expect_error(result, "worse than always the most frequent class", "--label-order")
-    assert "accuracy 0.4000 on 5 rows" in result[1] and "baseline 0.6000" in result[1]
+    assert "accuracy 0.4000 on 5 held-out rows" in result[1] and "baseline 0.6000" in result[1]
     assert not any(name.startswith("x.logits.tsv") for name in os.listdir(folder))
     succeed(teacher_logits, *command, "1,0,2")
     dev = list(read_rows(folder + "/x.dev.logits.tsv"))
