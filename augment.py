@@ -500,6 +500,8 @@ def read_counts(path: str) -> dict[str, Counter]:
             fields = numbers.split(" ")
             for tag, count in zip(fields[::2], fields[1::2], strict=True):
                 counts[key][tag] = int(count)
+            if not key or min(counts[key].values()) < 1:
+                raise ValueError("found an empty word or a count below 1")
     return counts
 
 
@@ -650,9 +652,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="attempts for each row (default: 20, and 10 for pairs; §4)")
-    parser.add_argument("--p-mask", type=rate, default=Rates().p_mask, help="default: 0.1 (§3.3)")
-    parser.add_argument("--p-pos", type=rate, default=Rates().p_pos, help="default: 0.1 (§3.3)")
-    parser.add_argument("--p-ng", type=rate, default=Rates().p_ng, help="default: 0.25 (§3.3)")
+    parser.add_argument("--p-mask", type=rate, default=Rates().p_mask,
+                        help="probability that a word is masked (default: 0.1; §3.3)")
+    parser.add_argument("--p-pos", type=rate, default=Rates().p_pos,
+                        help="probability that a word is replaced (default: 0.1; §3.3)")
+    parser.add_argument("--p-ng", type=rate, default=Rates().p_ng,
+                        help="probability that only an n-gram is kept (default: 0.25; §3.3)")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
                         help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")

@@ -299,11 +299,12 @@ def load_training_state(path: str, settings: dict, fresh: bool = False) -> dict 
     if fresh or not os.path.exists(path):
         return None
     state = load(path)
-    if state["settings"] != settings:
-        print(f"{path} is from a run with other settings or files: starting again")
-        return None
-    print(f"resuming from {path}")
-    return state
+    with errors_in(path, "the state of an interrupted run"):
+        if state["settings"] == settings:
+            print(f"resuming from {path}")
+            return state
+    print(f"{path} is from a run with other settings or files: starting again")
+    return None
 
 
 def save_student(path: str, student: Student) -> None:

@@ -95,10 +95,10 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     start_again = fresh or not os.path.exists(output + ".student.pt")
     state = load_training_state(output + ".training.pt", run_settings, start_again)
     if state:
-        epochs_done = state["epochs_done"]
-        best_epoch = state["best_epoch"]
-        best_scores = state["best_scores"]
         with errors_in(output + ".training.pt"):
+            epochs_done = state["epochs_done"]
+            best_epoch = state["best_epoch"]
+            best_scores = state["best_scores"]
             student.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
     for epoch in range(epochs_done + 1, settings.epochs + 1):
@@ -255,6 +255,8 @@ def load_data(source: str, data: str, vectors_path: str | None) -> tuple:
     dev_sets = {"": make_dataset(dev or source, read_dev(source, dev), vocabulary, classes,
                                  columns.is_pair)}
     print(f"dev       {len(dev_sets[''].labels):,} labelled rows of {dev or source}")
+    if len(dev_sets[""].labels) < 20:
+        note(f"so few dev rows cannot tell which epoch is best; write more into {stem}.dev.tsv")
     mismatched = stem + ".dev-mm.tsv"
     if os.path.exists(mismatched):
         dev_sets["mm-"] = make_dataset(mismatched, read_dev(source, mismatched), vocabulary,
@@ -444,15 +446,17 @@ def main() -> None:
     parser.add_argument("data", help="STEM.tsv; STEM.dev.tsv beside it is the dev set")
     parser.add_argument("--logits", metavar="TSV", help="train on these rows, which have logits")
     parser.add_argument("--alpha", type=number_in(float, 0, 1), default=default.alpha,
-                        help="weight of the hard labels in the loss (default: 0; §4.2)")
+                        help="0: only logits (default; §4.2), 1: only hard labels, or between")
     parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="augmentation attempts for each row (default: 20, pairs 10; §4)")
     parser.add_argument("--table1", action="store_true", help="also train on hard labels only")
     parser.add_argument("--table2", action="store_true", help="only measure size and speed")
     parser.add_argument("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText")
-    parser.add_argument("--hidden", type=count, default=default.hidden, help="150 or 300; §4.2")
-    parser.add_argument("--fc", type=count, default=default.fc, help="200 or 400; §4.2")
+    parser.add_argument("--hidden", type=count, default=default.hidden,
+                        help="LSTM units in each direction (default: 150, or 300; §4.2)")
+    parser.add_argument("--fc", type=count, default=default.fc,
+                        help="ReLU units (default: 200, or 400; §4.2)")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
     parser.add_argument("--epochs", type=count, default=default.epochs, help="at most; default: 30")
     parser.add_argument("--patience", type=count, default=default.patience,

@@ -297,8 +297,8 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
           f"majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is worse than always the most frequent class; if its outputs "
-                        f"are not {', '.join(teacher.classes)}, teacher_logits.py takes their order "
-                        "by --label-order a,b,...")
+                        f"are not {', '.join(teacher.classes)}, name them by teacher_logits.py "
+                        "--label-order a,b,...")
 
 
 def dev_logits(logits: str) -> str:
@@ -609,8 +609,8 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     except (OSError, RuntimeError) as error:
         if isinstance(error, HTTPError) and error.code == 404:
             return False
-        raise UserError(f"{url}: {error}; without a network: --teacher FOLDER takes a BERT on disk,"
-                        " --logits FILE a teacher's logits, and sample.tsv needs neither") from None
+        raise UserError(f"{url}: {error}; without a network: a TSV on disk with --teacher "
+                        "FOLDER or --logits FILE; sample.tsv needs neither") from None
     return True
 
 
