@@ -88,14 +88,15 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     settings and fingerprint (of its files) resumes and, on a CPU, ends with the same student.
     """
     optimizer = make_optimizer(student.model)
+    state_path = output + ".training.pt"
     epochs_done = 0
     best_epoch = 0
     best_scores = {"acc": -1.0}
     run_settings = {**settings._asdict(), **fingerprint}
     start_again = fresh or not os.path.exists(output + ".student.pt")
-    state = load_training_state(output + ".training.pt", run_settings, start_again)
+    state = load_training_state(state_path, run_settings, start_again)
     if state:
-        with errors_in(output + ".training.pt"):
+        with errors_in(state_path):
             epochs_done = state["epochs_done"]
             best_epoch = state["best_epoch"]
             best_scores = state["best_scores"]
@@ -118,7 +119,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         rate = len(train_set.labels) / seconds
         print(f"epoch {epoch:2}  loss {loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s  "
               f"{rate:6,.0f} rows/s{mark}", flush=True)
-        save(output + ".training.pt", {
+        save(state_path, {
             "settings": run_settings, "epochs_done": epoch, "best_epoch": best_epoch,
             "best_scores": best_scores, "model": student.model.state_dict(),
             "optimizer": optimizer.state_dict()})
