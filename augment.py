@@ -46,7 +46,7 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.p_mask or word == MASK:  # a [MASK] of the input has no tag
+        if x < rates.p_mask or word == MASK:  # a [MASK] of the input stays one
             new_words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
@@ -154,19 +154,22 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     if n_iter is None:
         n_iter = 10 if is_pair else 20
     tagger = Tagger()
+    dev = find_dev(source)
     rows = []
-    synthetic = 0
+    originals = synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
-        for row in progress(read_rows(source), "tagging", count_rows(source)):
+        for row, is_held_out in progress(split_rows(source), "tagging", count_rows(source)):
             f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
-            rows.append(tag_row(row.texts, tagger))
+            originals += 1
+            if dev or not is_held_out:  # no variant of a held-out row is trained on
+                rows.append(tag_row(row.texts, tagger))
         made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
         for new_texts in progress(made, "augmenting", len(rows)):
             for text in new_texts:
                 f.write(text + "\t\n")
             synthetic += len(new_texts)
-    print(f"wrote {output}: {len(rows):,} original rows and {synthetic:,} synthetic rows (n_iter "
+    print(f"wrote {output}: {originals:,} original rows and {synthetic:,} synthetic rows (n_iter "
           f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
 
 
@@ -232,9 +235,9 @@ def read_columns(path: str) -> Columns:
     _, names = next(read_lines(path), (1, [""]))
     text = next((columns for columns in TEXT_COLUMNS if set(columns) <= set(names)), None)
     if text is None:
-        raise UserError(f"{path}, line 1: expected a header with `sentence`, or `sentence1` and "
-                        "`sentence2`, and tabs between the columns, not commas; "
-                        f"found: {' '.join(names)[:80]}")
+        raise UserError(f"{path}, line 1: expected the names of columns with tabs between, "
+                        "`sentence` or `sentence1` and `sentence2` among them; "
+                        f"found {len(names)}: {' | '.join(names)[:80]}")
     label = next((names.index(name) for name in LABEL_COLUMNS if name in names), None)
     logits = [i for i, name in enumerate(names) if name.startswith("logit_")]
     return Columns(names, [names.index(name) for name in text], label, logits)
@@ -262,9 +265,10 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
             continue
         try:
             logits = tuple(float(cells[i]) for i in columns.logits)
+            is_finite = all(map(isfinite, logits))
         except ValueError:
-            logits = (float("nan"),)
-        if not all(map(isfinite, logits)):
+            is_finite = False
+        if not is_finite:
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
         rows += 1
         if texts[0].startswith('"') and texts[0].endswith('"'):
@@ -280,19 +284,19 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
 
 
 def read_dev(path: str, dev: str | None) -> Iterator[Row]:
-    """Labelled rows for evaluation: those of `dev`, or without it the held-out rows of `path`."""
+    """Rows for evaluation: the labelled rows of the file `dev`; if None, each tenth of `path`."""
     if dev:
         return (row for row in read_rows(dev) if row.label)
     return (row for row, is_held_out in split_rows(path) if is_held_out)
 
 
 def read_train(path: str, dev: str | None) -> Iterator[Row]:
-    """Rows for training, with or without a label: all of `path`, or without `dev` the others."""
+    """Rows for training: all of `path` if there is a file `dev`; if None, those not held out."""
     return (row for row, is_held_out in split_rows(path) if dev or not is_held_out)
 
 
 def split_rows(path: str) -> Iterator[tuple[Row, bool]]:
-    """Each row, and whether it is held out if there is no dev set: every tenth labelled row."""
+    """Each row, and whether it is a tenth labelled row: without a dev set, these are held out."""
     labelled = 0
     for row in read_rows(path):
         labelled += row.label != ""
@@ -479,7 +483,7 @@ class Tagger:
         for tags in steps:
             new_best = {}
             for tag, emission in tags:
-                candidates = []
+                candidates = []  # of equal scores the last path by name, to be always the same
                 for last, (score, path) in best.items():
                     candidates.append((score + self.transition[last][tag], path))
                 score, path = max(candidates)
@@ -551,7 +555,7 @@ def errors_in(path: str, expected: str = "") -> Iterator[None]:
         message = f"{path}: {' '.join(reason.split())[:200]}"
         if expected:
             message += f"; expected {expected}"
-        raise UserError(message) from None
+        raise UserError(message) from error
 
 
 @contextmanager
@@ -599,7 +603,7 @@ def note(message: str) -> None:
 
 def check_is_list(name: str, texts: list) -> None:
     """A single string is a sequence of strings too, so this mistake would pass unnoticed."""
-    if isinstance(texts, str) or not isinstance(texts, (list, tuple)):
+    if not isinstance(texts, (list, tuple)):
         raise TypeError(f"{name}: expected a list of sentences, got {type(texts).__name__}")
 
 

@@ -6,15 +6,17 @@
     python distill.py sst2.tsv --alpha 1                   # hard labels only: table 1, row 7
     python distill.py sst2.tsv --table2                    # only table 2: size and speed
 
-In reading order: the loss, the training loop, evaluation, data and embeddings. After the line
-"Supporting code": the whole run, tables 1 and 2, a faster AdaDelta, the command line.
+In reading order: the loss, the training loop, evaluation, data and embeddings, the whole run. After
+the line "Supporting code": reading the rows, tables 1 and 2, a faster AdaDelta, the command line.
 
 Left out: the choice of sizes on dev (§4.2) and half precision. Without --vectors the embeddings
 start at random. Shapes: B batch, N rows, E embedding, V vocabulary, C classes.
 """
 import argparse
 import os
+import tempfile
 import time
+import zipfile
 from array import array
 from itertools import islice
 from math import isfinite
@@ -26,15 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Row, UserError, checksum, count_rows, dataset_stem, errors_in,
-                     find_classes, find_dev, make_transfer_set, note, number_in, progress,
-                     read_columns, read_dev, read_rows, read_train, run, set_aside, tokenize,
-                     use_existing)
+from augment import (MASK, Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
+                     errors_in, find_classes, find_dev, make_transfer_set, note, number_in,
+                     progress, read_columns, read_dev, read_rows, read_train, run, set_aside,
+                     tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_training_state, pick_device, predict_logits, read_vectors, row_lengths,
                     save, save_student, shuffled_batches)
-from teacher_logits import (Bert, dev_logits, fetch_glue, label_file, prepare_teacher,
-                            torchrun_rank)
+from teacher_logits import (Bert, dev_logits, download, label_file, prepare_teacher, torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -44,12 +45,15 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
     Logits (B, C); labels (B,), -1 for a row without a label, whose label is then the teacher's
     argmax. The norm of equation 2 sums over classes; the loss is averaged over the batch. Equation
     3 prints a minus before its second term, a misprint. Raises ValueError if the teacher's logits
-    are needed and absent.
+    are needed and absent, or of another shape.
     """
     if teacher_logits is None:
         if alpha != 1 or (labels < 0).any():
             raise ValueError("teacher_logits is None: expected alpha 1 and a label for every row")
         return F.cross_entropy(student_logits, labels)
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(f"logits of shapes {list(student_logits.shape)} (student) and "
+                         f"{list(teacher_logits.shape)} (teacher): expected the same shape")
     labels = torch.where(labels < 0, teacher_logits.argmax(dim=1), labels)            # (B,)
     cross_entropy = F.cross_entropy(student_logits, labels)
     distillation = (student_logits - teacher_logits).square().sum(dim=1).mean()       # equation 2
@@ -88,22 +92,25 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     settings and fingerprint (of its files) resumes and, on a CPU, ends with the same student.
     """
     optimizer = make_optimizer(student.model)
+    student_path = output + ".student.pt"
     state_path = output + ".training.pt"
     epochs_done = 0
     best_epoch = 0
     best_scores = {"acc": -1.0}
     run_settings = {**settings._asdict(), **fingerprint}
-    start_again = fresh or not os.path.exists(output + ".student.pt")
+    start_again = fresh or not os.path.exists(student_path)
     state = load_training_state(state_path, run_settings, start_again)
+    if not state and os.path.exists(student_path):
+        print(f"the first epoch will replace {student_path}")
     if state:
-        with errors_in(state_path):
-            epochs_done = state["epochs_done"]
-            best_epoch = state["best_epoch"]
-            best_scores = state["best_scores"]
-            student.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+        epochs_done = state["epochs_done"]
+        best_epoch = state["best_epoch"]
+        best_scores = state["best_scores"]
+        student.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
     for epoch in range(epochs_done + 1, settings.epochs + 1):
         if epoch > best_epoch + settings.patience:
+            print(f"no better dev accuracy for {settings.patience} epochs: the training ends")
             break
         start = time.monotonic()
         torch.manual_seed(settings.seed * 100003 + epoch)  # each epoch its own, for resuming
@@ -114,7 +121,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         if scores["acc"] > best_scores["acc"]:
             best_epoch = epoch
             best_scores = scores
-            save_student(output + ".student.pt", student)
+            save_student(student_path, student)
             mark = "  best"
         rate = len(train_set.labels) / seconds
         print(f"epoch {epoch:2}  loss {loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s  "
@@ -128,7 +135,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass over the rows in random batches of similar length. Returns their mean loss."""
+    """One pass over the rows in random batches of similar length. Returns the batches' mean loss.
+    """
     model.train()
     device = model.output.weight.device
     losses = []
@@ -151,7 +159,8 @@ def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
 
     On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
     words; SparseAdadelta (below) updates these, where torch's Adadelta refuses sparse gradients and
-    would visit all V rows with dense ones. The result is the same up to rounding.
+    would visit all V rows with dense ones. The result is the same up to rounding, and with SST-2's
+    15,000 words and batches of 50 training is twice as fast.
     """
     if model.trained.weight.device.type == "cpu":
         model.trained.sparse = True  # its gradient will be sparse
@@ -175,14 +184,14 @@ def format_scores(scores: dict[str, float]) -> str:
 
 # ---- Data and embeddings -------------------------------------------------------------------------
 def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], classes: list[str],
-                 is_pair: bool, add_words: bool = False) -> Dataset:
+                 add_words: bool = False) -> Dataset:
     """The rows of the file `path` as token ids, class indices and logits. Raises UserError.
 
     add_words: a word that is not in the vocabulary is added to it; otherwise it becomes [MASK].
     """
-    if read_columns(path).is_pair != is_pair:
-        raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
-    sides = [Sentences(), Sentences()] if is_pair else [Sentences()]
+    sides = [Sentences()]
+    if read_columns(path).is_pair:
+        sides = [Sentences(), Sentences()]
     labels = []
     logits = array("f")
     for row in rows:
@@ -197,7 +206,7 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
     teacher_logits = None
     if logits:
         teacher_logits = torch.frombuffer(logits, dtype=torch.float32)
-        teacher_logits = teacher_logits.view(len(labels), len(classes))               # (N, C)
+        teacher_logits = teacher_logits.view(len(labels), -1)                         # (N, C)
     return Dataset(sides, class_indices(labels, classes, path), teacher_logits)
 
 
@@ -231,77 +240,132 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
     return embeddings
 
 
-# ==== Supporting code: one student, and the whole run =============================================
-def load_data(source: str, data: str, vectors_path: str | None) -> tuple:
-    """Training rows are those of `source`; `data` is STEM.tsv, whose dev and test sets are used.
+# ---- The whole run -------------------------------------------------------------------------------
+def whole_run(args: argparse.Namespace, settings: Settings, output: str,
+              device: torch.device) -> None:
+    """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5)."""
+    source = args.logits or args.data
+    if settings.alpha < 1 and not args.logits:
+        source = label_transfer_set(args.data, args.n_iter, args.teacher, device, args.fresh)
+    files = Files(source, args.data, args.vectors, output)
+    print("\n== train the student")
+    scores = train_student(files, settings, device, args.fresh)
+    if args.table1:
+        print("\n== hard labels")
+        hard_files = Files(args.data, args.data, args.vectors, output + ".hard")
+        hard = train_student(hard_files, settings._replace(alpha=1.0), device, args.fresh)
+        print_table1(args.data, source, scores, hard)
+        os.remove(output + ".hard.training.pt")
+    os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
 
-    Returns the vocabulary (word -> id; [MASK], id 0, is also the unknown word), the vectors of its
-    words, the classes, the training set and the dev sets ("", and for MNLI "mm-", its mismatched).
+
+def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, device: torch.device,
+                       fresh: bool) -> str:
+    """Augment and label the rows of `data`, STEM.tsv -> STEM.logits.tsv.
+
+    A file that exists is used, unless fresh; with STEM.logits.tsv no transfer set is needed.
     """
     stem = dataset_stem(data)
-    dev = find_dev(data)
-    columns = read_columns(source)
-    classes = find_classes(source)
-    rows = read_train(source, dev)
-    if not columns.logits:  # then a row without a label has no target
-        rows = (row for row in rows if row.label)
-    vocabulary = {MASK: 0}
-    train_set = make_dataset(source, rows, vocabulary, classes, columns.is_pair, add_words=True)
-    print_counts(source, train_set.labels, classes)
-    if vectors_path:
-        vectors = add_vectors(vectors_path, vocabulary, words_of_stem(data))
-    else:
-        vectors = {}
-        print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
-    dev_sets = {"": make_dataset(dev or source, read_dev(source, dev), vocabulary, classes,
-                                 columns.is_pair)}
-    print(f"dev       {len(dev_sets[''].labels):,} labelled rows of {dev or source}")
-    if len(dev_sets[""].labels) < 20:
-        note(f"so few dev rows cannot tell which epoch is best; write more into {stem}.dev.tsv")
-    mismatched = stem + ".dev-mm.tsv"
-    if os.path.exists(mismatched):
-        dev_sets["mm-"] = make_dataset(mismatched, read_dev(source, mismatched), vocabulary,
-                                       classes, columns.is_pair)
-    if not dev:
-        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out; if its synthetic rows "
-             "are in training, this dev accuracy is too high")
-    return vocabulary, vectors, classes, train_set, dev_sets
+    transfer_path = stem + ".transfer.tsv"
+    logits_path = stem + ".logits.tsv"
+    if fresh:
+        prepare_teacher(teacher, data, device)  # first, because it may fail offline
+        set_aside(transfer_path)
+        set_aside(logits_path)
+    if not os.path.exists(logits_path):
+        print(f"\n== augment: python augment.py {data}")
+        if not use_existing(transfer_path):
+            make_transfer_set(data, transfer_path, n_iter)
+        print(f"\n== label: python teacher_logits.py {transfer_path}")
+    label_file(transfer_path, logits_path, teacher, None, device, fresh)
+    return logits_path
 
 
-def train_student(args: argparse.Namespace, source: str, settings: Settings, output: str,
-                  device: torch.device) -> dict[str, float]:
-    """Train a student on the rows of `source` and save it; the scores of the best epoch on dev."""
-    if settings.alpha < 1 and not read_columns(source).logits:
-        raise UserError(f"{source}, line 1: expected columns logit_0, logit_1, ... as "
+class Files(NamedTuple):
+    rows: str            # the training rows, often STEM.logits.tsv
+    data: str            # STEM.tsv, beside which are the dev and test sets
+    vectors: str | None  # word vectors
+    output: str          # -> OUTPUT.student.pt
+
+
+def train_student(files: Files, settings: Settings, device: torch.device,
+                  fresh: bool) -> dict[str, float]:
+    """Read the data, train a student and save it; the scores of the best epoch. Raises UserError.
+    """
+    columns = read_columns(files.rows)
+    if settings.alpha < 1 and not columns.logits:
+        raise UserError(f"{files.rows}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
-    vocabulary, vectors, classes, train_set, dev_sets = load_data(source, args.data, args.vectors)
+    classes = find_classes(files.rows)
+    vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
+    train_set = load_train_set(files, vocabulary, classes)
+    vectors = {}
+    if files.vectors:
+        vectors = add_vectors(files.vectors, vocabulary, words_of_stem(files.data))
+    else:
+        print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
+    dev_sets = load_dev_sets(files, vocabulary, classes)
     torch.manual_seed(settings.seed)
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
-    is_pair = len(train_set.sides) == 2
-    model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, is_pair)
-    student = Student(model.to(device), vocabulary, classes)
+    model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, columns.is_pair)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
     fingerprint = {"device": device.type, "vocabulary": crc32(" ".join(vocabulary).encode())}
-    for path in filter(None, (source, find_dev(args.data), args.vectors)):
-        fingerprint[path] = checksum(path)
-    epoch, scores = train(student, train_set, dev_sets, settings, output, fingerprint, args.fresh)
+    inputs = {"rows": files.rows, "dev": find_dev(files.data), "vectors": files.vectors}
+    for name, path in inputs.items():
+        if path:
+            fingerprint[name] = checksum(path)
+    student = Student(model.to(device), vocabulary, classes)
+    epoch, scores = train(student, train_set, dev_sets, settings, files.output, fingerprint, fresh)
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
-          f"{settings.seed} rows {source} student {output}.student.pt", flush=True)
+          f"{settings.seed} rows {files.rows} student {files.output}.student.pt", flush=True)
     return scores
 
 
-def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
-    """How many rows each class has in training."""
+# ==== Supporting code: the rows of a run ==========================================================
+def load_train_set(files: Files, vocabulary: dict[str, int], classes: list[str]) -> Dataset:
+    """The training rows, whose words join the vocabulary; prints how many each class has."""
+    rows = read_train(files.rows, find_dev(files.data))
+    if not read_columns(files.rows).logits:  # then a row without a label has no target
+        all_rows = list(rows)
+        rows = [row for row in all_rows if row.label]
+        if len(rows) < len(all_rows):
+            note(f"{len(all_rows) - len(rows):,} rows without a label are left out")
+    train_set = make_dataset(files.rows, rows, vocabulary, classes, add_words=True)
     # labels are -1 (none), 0, 1, ...
+    labels = train_set.labels
     unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
-    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
+    print(f"rows      {len(labels):,} in {files.rows}: {unlabelled:,} without a label", end="")
     for name, count in zip(classes, counts):
         print(f", {count:,} of class {name}", end="")
     print()
     for name, count in zip(classes, counts):
         if count < 5:
             note(f"class {name} has only {count} labelled rows")
+    return train_set
+
+
+def load_dev_sets(files: Files, vocabulary: dict[str, int],
+                  classes: list[str]) -> dict[str, Dataset]:
+    """The dev set, and for MNLI its mismatched one as "mm-". Raises UserError."""
+    stem = dataset_stem(files.data)
+    paths = {"": find_dev(files.data)}
+    if os.path.exists(stem + ".dev-mm.tsv"):
+        paths["mm-"] = stem + ".dev-mm.tsv"
+    is_pair = read_columns(files.rows).is_pair
+    dev_sets = {}
+    for prefix, path in paths.items():
+        if path and read_columns(path).is_pair != is_pair:
+            raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
+        rows = read_dev(files.rows, path)
+        dev_sets[prefix] = make_dataset(path or files.rows, rows, vocabulary, classes)
+    labelled = len(dev_sets[""].labels)
+    print(f"dev       {labelled:,} labelled rows of {paths[''] or files.rows}")
+    if labelled < 20:
+        note(f"so few dev rows cannot tell which epoch is best; write more into {stem}.dev.tsv")
+    if not paths[""]:
+        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out")
+    return dev_sets
 
 
 def words_of_stem(data: str) -> set[str]:
@@ -315,26 +379,34 @@ def words_of_stem(data: str) -> set[str]:
     return words
 
 
-def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
-    """Augment and label the rows of args.data -> STEM.logits.tsv.
+# ---- GLUE's rows of sst2, qqp and mnli -----------------------------------------------------------
+GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
+# task: archive, its sha256, our ending -> member; the training rows come last, so that they are
+# there only if the others are
+GLUE = {
+    "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+             {".dev": "SST-2/dev", ".test": "SST-2/test", "": "SST-2/train"}),
+    "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
+            {".dev": "QQP/dev", ".test": "QQP/test", "": "QQP/train"}),
+    "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched",
+              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched",
+              "": "MNLI/train"})}
 
-    A file that exists is used, unless --fresh; with STEM.logits.tsv no transfer set is needed.
-    """
-    stem = dataset_stem(args.data)
-    transfer_path = stem + ".transfer.tsv"
-    logits_path = stem + ".logits.tsv"
-    if args.fresh:
-        prepare_teacher(args.teacher, args.data, device)  # first, because it may fail offline
-        set_aside(transfer_path)
-        set_aside(logits_path)
-    if use_existing(logits_path):
-        return logits_path
-    print(f"\n== augment: python augment.py {args.data}")
-    if not use_existing(transfer_path):
-        make_transfer_set(args.data, transfer_path, args.n_iter)
-    print(f"\n== label: python teacher_logits.py {transfer_path}")
-    label_file(transfer_path, logits_path, args.teacher, None, device, args.fresh)
-    return logits_path
+
+def fetch_glue(path: str) -> None:
+    """Download an absent sst2.tsv, qqp.tsv or mnli.tsv with its dev and test sets."""
+    stem = path.removesuffix(".tsv")
+    if os.path.exists(path) or os.path.basename(stem) not in GLUE:
+        return
+    archive, sha256, members = GLUE[os.path.basename(stem)]
+    with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
+        download(GLUE_URL + archive, folder, sha256)
+        with zipfile.ZipFile(os.path.join(folder, archive)) as z:
+            for ending, member in members.items():
+                if not os.path.exists(f"{stem}{ending}.tsv"):
+                    with atomic_write(f"{stem}{ending}.tsv") as f:
+                        f.write(z.read(member + ".tsv").decode())
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
@@ -350,9 +422,11 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     teacher = {}
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
-        _, labels, logits = zip(*read_dev(dev_path, dev_path))
+        rows = list(read_dev(dev_path, dev_path))
         classes = read_columns(dev_path).classes
-        teacher = evaluate(torch.tensor(logits), class_indices(labels, classes, dev_path))
+        labels = class_indices([row.label for row in rows], classes, dev_path)
+        if rows and classes:
+            teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
     heading = "paper, test" if task in PAPER else ""
     print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -472,6 +546,7 @@ def main() -> None:
     device = pick_device(args.device)
     stem = dataset_stem(args.data)
     check_command(args, stem)
+    fetch_glue(args.data)
     columns = read_columns(args.data)
     if args.table2:
         return print_table2(args.data, args.hidden, args.fc, device)
@@ -479,25 +554,14 @@ def main() -> None:
     batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
     settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
                         args.seed)
-    if args.alpha == 1:
-        output = args.output or stem + ".hard"
-        train_student(args, args.logits or args.data, settings, output, device)
-    else:
-        output = args.output or stem
-        logits_path = args.logits or label_transfer_set(args, device)
-        print("\n== distill")
-        distilled = train_student(args, logits_path, settings, output, device)
-    if args.table1:
-        print("\n== hard labels")
-        hard_settings = settings._replace(alpha=1.0)
-        hard = train_student(args, args.data, hard_settings, output + ".hard", device)
-        print_table1(args.data, logits_path, distilled, hard)
-        os.remove(output + ".hard.training.pt")
-    os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
+    output = args.output or stem
+    if args.alpha == 1 and not args.output:
+        output = stem + ".hard"
+    whole_run(args, settings, output, device)
 
 
 def check_command(args: argparse.Namespace, stem: str) -> None:
-    """Refuse what cannot work before long work starts; fetch GLUE's rows. Raises UserError."""
+    """Refuse what cannot work before long work starts. Raises UserError."""
     if torchrun_rank()[1] > 1:
         raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if args.data != stem + ".tsv":
@@ -512,7 +576,6 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")
-    fetch_glue(args.data)
 
 
 def check_data(args: argparse.Namespace, stem: str) -> None:

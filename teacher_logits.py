@@ -1,4 +1,4 @@
-"""The teacher (§3.1, §4): a BERT, downloaded by torch.hub or fine-tuned here, labels rows.
+"""The teacher (§3.1, §4): a BERT, downloaded by torch.hub or fine-tuned here, labels the rows.
 
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
     python teacher_logits.py sst2.transfer.tsv --teacher FOLDER       # a checkpoint of your own
@@ -10,18 +10,16 @@ the files of a checkpoint, downloads, the command line. Left out: other models, 
 
 Shapes: B batch, T tokens of the longest row, D hidden size, C classes.
 """
+import glob
 import json
 import os
 import re
 import shutil
 import socket
 import sys
-import tempfile
 import unicodedata
-import zipfile
 import zlib
 from collections import Counter
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
@@ -40,14 +38,14 @@ from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows,
 from bilstm import (class_indices, evaluate, load, load_training_state, pick_device, save,
                     shuffled_batches, token_batches)
 
-DROPOUT = 0.1  # in training; BERT's own
+DROPOUT = 0.1  # BERT's own; in training only
 
 
 class Layer(nn.Module):
     """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
 
     The parameters have the names that they have in published checkpoints, such as
-    attention.output.dense.weight; module_dict builds the levels of these names.
+    attention.output.dense.weight; a dictionary of modules is one level of these names.
     """
 
     def __init__(self, config: dict):
@@ -55,30 +53,29 @@ class Layer(nn.Module):
         d, inner = config["hidden_size"], config["intermediate_size"]
         eps = config["layer_norm_eps"]
         self.heads = config["num_attention_heads"]
-        self.attention = module_dict(  # "self": published checkpoints' name for self-attention
-            self=module_dict(query=nn.Linear(d, d), key=nn.Linear(d, d), value=nn.Linear(d, d)),
-            output=module_dict(dense=nn.Linear(d, d), LayerNorm=nn.LayerNorm(d, eps)))
-        self.intermediate = module_dict(dense=nn.Linear(d, inner))
-        self.output = module_dict(dense=nn.Linear(inner, d), LayerNorm=nn.LayerNorm(d, eps))
+        self.attention = nn.ModuleDict({
+            "self": nn.ModuleDict({"query": nn.Linear(d, d), "key": nn.Linear(d, d),
+                                   "value": nn.Linear(d, d)}),
+            "output": nn.ModuleDict({"dense": nn.Linear(d, d), "LayerNorm": nn.LayerNorm(d, eps)})})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(d, inner)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(inner, d),
+                                     "LayerNorm": nn.LayerNorm(d, eps)})
 
-    def forward(self, x: Tensor, mask: Tensor | None, x_query: Tensor) -> Tensor:
-        """All states x (B, T, D) -> the new states of the tokens in x_query (B, Q, D).
-
-        As usual x_query is x, but x[:, :1] in the last layer, of which only [CLS] is used.
-        """
-        p = DROPOUT if self.training else 0.0
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The states of the tokens, (B, T, D) -> (B, T, D)."""
         attention = self.attention["self"]
-        q = self.split_heads(attention["query"](x_query))            # (B, heads, Q, D/heads)
+        q = self.split_heads(attention["query"](x))                  # (B, heads, T, D/heads)
         k = self.split_heads(attention["key"](x))                    # (B, heads, T, D/heads)
         v = self.split_heads(attention["value"](x))                  # (B, heads, T, D/heads)
         # softmax(q k^T / sqrt(D/heads)) v, without the padding
+        p = DROPOUT * self.training  # 0 when it predicts
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         output = self.attention["output"]
-        attended = output["dense"](context.transpose(1, 2).flatten(2))   # (B, Q, D)
-        h = output["LayerNorm"](x_query + F.dropout(attended, p))        # (B, Q, D)
-        inner = F.gelu(self.intermediate["dense"](h))                    # (B, Q, 4D)
-        inner = F.dropout(self.output["dense"](inner), p)                # (B, Q, D)
-        return self.output["LayerNorm"](h + inner)                       # (B, Q, D)
+        attended = output["dense"](context.transpose(1, 2).flatten(2))   # (B, T, D)
+        h = output["LayerNorm"](x + F.dropout(attended, p))              # (B, T, D)
+        inner = F.gelu(self.intermediate["dense"](h))                    # (B, T, 4D)
+        inner = F.dropout(self.output["dense"](inner), p)                # (B, T, D)
+        return self.output["LayerNorm"](h + inner)                       # (B, T, D)
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T, D/heads)
@@ -91,33 +88,27 @@ class Bert(nn.Module):
         super().__init__()
         d = config["hidden_size"]
         layers = [Layer(config) for _ in range(config["num_hidden_layers"])]
-        self.bert = module_dict(
-            embeddings=module_dict(
-                word_embeddings=nn.Embedding(config["vocab_size"], d),
-                position_embeddings=nn.Embedding(config["max_position_embeddings"], d),
-                token_type_embeddings=nn.Embedding(config["type_vocab_size"], d),
-                LayerNorm=nn.LayerNorm(d, config["layer_norm_eps"])),
-            encoder=module_dict(layer=nn.ModuleList(layers)),
-            pooler=module_dict(dense=nn.Linear(d, d)))
+        self.bert = nn.ModuleDict({
+            "embeddings": nn.ModuleDict({
+                "word_embeddings": nn.Embedding(config["vocab_size"], d),
+                "position_embeddings": nn.Embedding(config["max_position_embeddings"], d),
+                "token_type_embeddings": nn.Embedding(config["type_vocab_size"], d),
+                "LayerNorm": nn.LayerNorm(d, config["layer_norm_eps"])}),
+            "encoder": nn.ModuleDict({"layer": nn.ModuleList(layers)}),
+            "pooler": nn.ModuleDict({"dense": nn.Linear(d, d)})})
         self.classifier = nn.Linear(d, num_classes)
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor | None) -> Tensor:
         """ids, segments (B, T); mask (B, 1, 1, T), False on padding, or None -> logits (B, C)."""
-        p = DROPOUT if self.training else 0.0
+        p = DROPOUT * self.training
         embed = self.bert["embeddings"]
         positions = embed["position_embeddings"].weight[:ids.shape[1]]                  # (T, D)
         x = embed["word_embeddings"](ids) + embed["token_type_embeddings"](segments) + positions
         x = F.dropout(embed["LayerNorm"](x), p)                                         # (B, T, D)
-        *layers, last_layer = self.bert["encoder"]["layer"]
-        for layer in layers:
-            x = layer(x, mask, x_query=x)                                               # (B, T, D)
-        cls = last_layer(x, mask, x_query=x[:, :1])[:, 0]   # (B, D): no other state is needed
-        pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
+        for layer in self.bert["encoder"]["layer"]:
+            x = layer(x, mask)                                                          # (B, T, D)
+        pooled = torch.tanh(self.bert["pooler"]["dense"](x[:, 0]))         # [CLS]: (B, D)
         return self.classifier(F.dropout(pooled, p))                                    # (B, C)
-
-
-def module_dict(**modules: nn.Module) -> nn.ModuleDict:
-    return nn.ModuleDict(modules)
 
 
 # ---- WordPiece, BERT's tokenizer -----------------------------------------------------------------
@@ -141,19 +132,19 @@ class WordPiece:
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords = lru_cache(maxsize=1 << 18)(self.subwords)  # cached per tokenizer
+        self.subwords = lru_cache(maxsize=1 << 18)(self.split_word)
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; longest-first truncation to max_length tokens."""
         sides = []
         for text in texts:
             ids = []
-            for word in self.split(text):
+            for word in self.split_text(text):
                 ids += self.subwords(word)
             sides.append(ids)
-        by_length = sorted(sides, key=len)
+        by_length = sorted(sides, key=len)  # in a tie max takes the first, as transformers does
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
-            max(by_length, key=len).pop()  # in a tie of the side that was shorter at first
+            max(by_length, key=len).pop()
         ids = [self.vocabulary["[CLS]"]]
         segments = [0]
         for segment, side in enumerate(sides):
@@ -161,7 +152,7 @@ class WordPiece:
             segments += [segment] * (len(side) + 1)
         return Encoded(ids, segments)
 
-    def split(self, text: str) -> list[str]:
+    def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
         words = []
         for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
@@ -172,7 +163,7 @@ class WordPiece:
             words += part.split()
         return words
 
-    def subwords(self, word: str) -> list[int]:
+    def split_word(self, word: str) -> list[int]:
         """The longest subword that fits, again and again: unaffable -> un ##aff ##able"""
         ids = []
         start = 0
@@ -211,8 +202,7 @@ def collate(rows: list[Encoded], device: torch.device) -> tuple[Tensor, Tensor, 
 
 
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
-CHUNK = 4096          # our choice: rows that are saved together, a minute of BERT-base on two cores
-BATCH_TOKENS = 4096   # our choice: fast on two cores, and fits a GPU
+CHUNK = 4096  # our choice: rows that are saved together, a minute of BERT-base on two cores
 
 
 class Teacher(NamedTuple):
@@ -229,7 +219,7 @@ def predict_logits(teacher: Teacher, rows: list[Row]) -> Tensor:
     encoded = [teacher.tokenizer.encode(row.texts) for row in rows]
     logits = torch.empty(len(rows), len(teacher.classes))
     lengths = torch.tensor([len(row.ids) for row in encoded])
-    for index in token_batches(lengths, BATCH_TOKENS):
+    for index in token_batches(lengths):
         logits[index] = model(*collate([encoded[i] for i in index], device)).cpu()
     if not logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; are its weights damaged?")
@@ -247,40 +237,42 @@ def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
         print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
 
-def read_chunks(data: str, parts: str) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of `data`, CHUNK at a time, each with the path of the file for its logits."""
+def read_chunks(data: str, prefix: str) -> Iterator[tuple[int, str, list[Row]]]:
+    """The rows of `data`, CHUNK at a time: a chunk's number, the path of its logits, its rows."""
     rows = read_rows(data)
     number = 0
     while chunk := list(islice(rows, CHUNK)):
-        yield os.path.join(parts, f"{number:06}.pt"), chunk
+        yield number, f"{prefix}{number:06}.pt", chunk
         number += 1
 
 
-def label_chunks(data: str, output: str, teacher: Teacher, parts: str) -> None:
+def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
     """Write the rows of `data` with the teacher's logits. Raises UserError.
 
-    The logits of a chunk are saved in the folder `parts`; an interrupted run leaves them to the
-    next. Of several processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1,
-    W + 1, ...; when all have finished, the first joins the rows and their logits.
+    Each chunk's logits are saved in a file of its own, which an interrupted run leaves to the next.
+    Of W processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1, W + 1, ...; when
+    all have finished, the first joins the rows and their logits.
     """
     rank, world_size = torchrun_rank()
-    total = 1 + count_rows(data) // CHUNK
-    chunks = enumerate(read_chunks(data, parts))
-    for number, (path, rows) in progress(chunks, "labelling, chunks", total):
+    total = -(-count_rows(data) // CHUNK)  # rounded up
+    for number, path, rows in progress(read_chunks(data, prefix), "labelling, chunks", total):
         if number % world_size == rank and not os.path.exists(path):
             save(path, predict_logits(teacher, rows))
     barrier()
     if rank == 0:
         with atomic_write(output) as f:
             write_header(f, read_columns(data).is_pair, teacher.classes)
-            for path, rows in read_chunks(data, parts):
+            for _, path, rows in read_chunks(data, prefix):
                 write_rows(f, rows, load(path))
-        shutil.rmtree(parts)
+        shutil.rmtree(os.path.dirname(prefix))
         print(f"wrote {output}")
 
 
 def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
-    """Before hours of labelling: label the dev rows, and refuse a teacher worse than a constant."""
+    """Before hours of labelling: label the dev rows, and refuse a teacher worse than a constant.
+
+    The dev rows' logits are kept: table 1 shows the teacher's accuracy from them.
+    """
     dev = find_dev(data)
     rows = list(read_dev(data, dev))
     if not rows:
@@ -331,38 +323,37 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     classes, encoded, targets, dev, dev_labels = fine_tuning_data(data, checkpoint.tokenizer)
     settings = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
                 "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    state = load_training_state(state_path, settings, fresh=not os.path.isdir(best_folder))
-    if not state:
-        state = {"settings": settings, "epochs_done": 0, "best": -1.0}
-    number = 0  # epochs of all learning rates
-    for lr in learning_rates:
+    saved = load_training_state(state_path, settings, fresh=not os.path.isdir(best_folder))
+    best = -1.0
+    if saved:
+        best = saved["best"]
+    for rate, lr in enumerate(learning_rates):
+        if saved and rate < saved["rate"]:
+            continue  # finished before this run was interrupted
         torch.manual_seed(seed)
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
-        for epoch in range(epochs):
-            number += 1
-            if number < state["epochs_done"]:
-                continue  # a resumed run skips the epochs that are finished
-            if number == state["epochs_done"]:  # and loads what the last of them saved
-                with errors_in(state_path):
-                    model.load_state_dict(state["model"])
-                    optimizer.load_state_dict(state["optimizer"])
-                continue
-            torch.manual_seed(seed * 100003 + number)  # a resumed run draws the same numbers
+        epochs_done = 0
+        if saved and rate == saved["rate"]:
+            epochs_done = saved["epochs_done"]
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+        for epoch in range(epochs_done, epochs):
+            torch.manual_seed(seed * 100003 + rate * epochs + epoch + 1)  # the same when resumed
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
             accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
                   f"dev acc {accuracy:.4f}", flush=True)
-            if accuracy > state["best"]:
-                state["best"] = accuracy
+            if accuracy > best:
+                best = accuracy
                 save_teacher(best_folder, checkpoint, teacher)
-            state["epochs_done"] = number
-            save(state_path, {**state, "model": model.state_dict(),
+            save(state_path, {"settings": settings, "rate": rate, "epochs_done": epoch + 1,
+                              "best": best, "model": model.state_dict(),
                               "optimizer": optimizer.state_dict()})
     os.rename(best_folder, folder)
     os.remove(state_path)
-    print(f"wrote {folder}: dev acc {state['best']:.4f}")
+    print(f"wrote {folder}: dev acc {best:.4f}")
 
 
 def fine_tuning_data(data: str, tokenizer: WordPiece) -> tuple:
@@ -563,7 +554,7 @@ def name_outputs(checkpoint: Checkpoint, labels: set[str]) -> list[str]:
     """
     id2label = checkpoint.config.get("id2label", {})
     names = [id2label[key] for key in sorted(id2label, key=int)]
-    if names and labels <= set(names):
+    if names and names[0] != "LABEL_0" and labels <= set(names):
         return names
     if checkpoint.folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
         return MNLI_OUTPUTS
@@ -616,50 +607,10 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     return True
 
 
-GLUE_URL = "https://dl.fbaipublicfiles.com/glue/data/"
-# task: archive, its sha256, our ending -> member; the training rows come last, so that they are
-# there only if the others are
-GLUE = {
-    "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
-             {".dev": "SST-2/dev", ".test": "SST-2/test", "": "SST-2/train"}),
-    "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
-            {".dev": "QQP/dev", ".test": "QQP/test", "": "QQP/train"}),
-    "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
-             {".dev": "MNLI/dev_matched", ".test": "MNLI/test_matched",
-              ".dev-mm": "MNLI/dev_mismatched", ".test-mm": "MNLI/test_mismatched",
-              "": "MNLI/train"})}
-
-
-def fetch_glue(path: str) -> None:
-    """Download an absent sst2.tsv, qqp.tsv or mnli.tsv with its dev and test sets."""
-    stem = path.removesuffix(".tsv")
-    if os.path.exists(path) or os.path.basename(stem) not in GLUE:
-        return
-    archive, sha256, members = GLUE[os.path.basename(stem)]
-    with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
-        download(GLUE_URL + archive, folder, sha256)
-        with zipfile.ZipFile(os.path.join(folder, archive)) as z:
-            for ending, member in members.items():
-                if not os.path.exists(f"{stem}{ending}.tsv"):
-                    with atomic_write(f"{stem}{ending}.tsv") as f:
-                        f.write(z.read(member + ".tsv").decode())
-
-
-# ---- The command line ----------------------------------------------------------------------------
+# ---- A labelling run, of one process or several --------------------------------------------------
 def torchrun_rank() -> tuple[int, int]:
     """This process' number and the number of processes; 0, 1 without torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-@contextmanager
-def first_process_first() -> Iterator[None]:
-    """The other processes of torchrun begin this block when the first one has finished it."""
-    rank, _ = torchrun_rank()
-    if rank > 0:
-        barrier()
-    yield
-    if rank == 0:
-        barrier()
 
 
 def barrier() -> None:
@@ -673,39 +624,40 @@ def barrier() -> None:
 
 def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
                device: torch.device, fresh: bool = False) -> None:
-    """Prepare the teacher and label the rows of `data`, unless `output` exists.
+    """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
 
-    The chunks are kept until the output is complete, in a folder that is named after the rows and
-    the teacher: only a run with the same ones resumes from it.
+    A chunk's file is named by a key of its rows and teacher, so that only a run with the same ones
+    resumes from it.
     """
+    parts = output + ".parts"  # the folder of the chunks, until the output is complete
     if not fresh and use_existing(output):
+        shutil.rmtree(parts, ignore_errors=True)
         return
     read_columns(data)  # before long work: is it a TSV?
-    with first_process_first():
-        checkpoint = prepare_teacher(name, data, device)
-        teacher = load_teacher(checkpoint, data, label_order, device)
-        key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
-               label_order, CHUNK]
-        parts = f"{output}.{zlib.crc32(repr(key).encode()):08x}.parts"
-        if torchrun_rank()[0] == 0:
-            print(f"teacher   {checkpoint.folder}")
-            start_chunks(data, output, teacher, parts, fresh)
-    label_chunks(data, output, teacher, parts)
+    rank, _ = torchrun_rank()
+    if rank > 0:
+        barrier()  # wait until the first process has prepared the teacher
+    checkpoint = prepare_teacher(name, data, device)
+    teacher = load_teacher(checkpoint, data, label_order, device)
+    key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
+           label_order, CHUNK]
+    prefix = os.path.join(parts, f"{zlib.crc32(repr(key).encode()):08x}-")
+    if rank == 0:
+        print(f"teacher   {checkpoint.folder}")
+        if fresh:
+            shutil.rmtree(parts, ignore_errors=True)
+        finished = glob.glob(glob.escape(prefix) + "*.pt")
+        if finished:
+            print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
+        elif data != find_dev(data):
+            check_teacher(teacher, data, dev_logits(output))
+        set_aside(output)  # which exists only with --fresh
+        os.makedirs(parts, exist_ok=True)
+        barrier()
+    label_chunks(data, output, teacher, prefix)
 
 
-def start_chunks(data: str, output: str, teacher: Teacher, parts: str, fresh: bool) -> None:
-    """Make the folder of the chunks, unless an interrupted run has left it."""
-    if os.path.isdir(parts) and not fresh:
-        print(f"resuming after {len(os.listdir(parts))} chunks of {CHUNK:,} rows")
-        return
-    if data != find_dev(data):
-        check_teacher(teacher, data, dev_logits(output))
-    if fresh:
-        set_aside(output)
-        shutil.rmtree(parts, ignore_errors=True)
-    os.makedirs(parts)
-
-
+# ---- The command line ----------------------------------------------------------------------------
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("tsv", help="rows to label, or with --fine-tune labelled rows")
