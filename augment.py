@@ -359,45 +359,42 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
-PIECE = re.compile(r"""              # good,bad -> good | , | bad
-    \[MASK\] | \.\.+ | --+ | [?!]+ | \*+ | `` | ''                # wait...what -> wait | ... | what
-  | '?\w+ (?: (?: [-./&@] | -?' | '- ) \w+ | (?<=\d)[,:]\d+ )*    # well-made  u.s  r&b  2,500
-          (?: [-.'] $ )?              # mr.  dogs'  end.   split_token may take the end off
-  | .                                 # any other character by itself
-""", re.X)
-CLITIC = re.compile(r"(.*\w)(n't|'(?:s|m|d|re|ve|ll))"            # do|n't  it|'s
-                    r"|(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)")
-ABBREVIATION = re.compile(r"(?:mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
-                          r"|[^\W\d]|(?:.*-)?[^\W\d]{1,2}(?:\.[^\W\d]{1,2})+)\.")  # mr.  j.  u.s.
+AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
+RUN = re.compile(r"[?!]+|(.)\1*")                                    # )|,|...
+CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
+ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
+                          r"|[^\W\d]|.*\.[^\W\d]{1,2}")              # before a period: mr  j  u.s
 
 
 def tokenize(text: str) -> list[str]:
     """Lower-case words as in the Penn Treebank; SST-2, which is split so already, does not change.
 
-    "It's.  Don't [MASK]!" -> ["it", "'s", ".", "do", "n't", "[MASK]", "!"]
+    "It's [MASK], don't worry!" -> ["it", "'s", "[MASK]", ",", "do", "n't", "worry", "!"]
     """
     words = []
-    for token in text.split():
+    for token in text.replace("’", "'").lower().replace("[mask]", MASK).split():
         words += split_token(token)
     return words[:MAX_WORDS]
 
 
 @lru_cache(maxsize=1 << 18)
 def split_token(token: str) -> list[str]:
-    """One token without spaces: "don't," -> ["do", "n't", ","]. Keeps the period of "mr."."""
-    words = []
-    for piece in PIECE.findall(token.replace("’", "'").lower().replace("[mask]", MASK)):
-        endings = []
-        is_period = piece[-1] == "." and piece.strip(".") and not ABBREVIATION.fullmatch(piece)
-        is_quote = piece[-1] == "'" and piece.strip("'") and piece not in ("ol'", "'n'")
-        if is_period or is_quote:
-            endings = [piece[-1]]
-            piece = piece[:-1]
-        while match := CLITIC.fullmatch(piece):           # twice in shouldn't've
-            piece, clitic = filter(None, match.groups())  # the two groups that took part
-            endings = [clitic, *endings]
-        words += [piece, *endings]
-    return words
+    """One token without spaces: "(don't," -> ["(", "do", "n't", ","]. Keeps the period of "mr."."""
+    before, word, after = AFFIXES.fullmatch(token).groups()
+    if after.startswith(".") and ABBREVIATION.fullmatch(word):
+        word += "."
+        after = after[1:]
+    endings = split_runs(after)
+    while match := CLITIC.fullmatch(word):  # twice in shouldn't've
+        word, clitic = match.groups()
+        endings = [clitic, *endings]
+    words = [*split_runs(before), word, *endings]
+    return [word for word in words if word]  # a token of punctuation has no word
+
+
+def split_runs(punctuation: str) -> list[str]:
+    """Runs of one character: "),..." -> [")", ",", "..."]"""
+    return [match[0] for match in RUN.finditer(punctuation)]
 
 
 # ---- The part-of-speech tagger -------------------------------------------------------------------
@@ -443,21 +440,19 @@ class Tagger:
     """
 
     def __init__(self, path: str = COUNTS):
-        counts = read_counts(path)  # of words, and at "> DT" of the tags that follow DT
+        words, following = read_counts(path)
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
-        self.tags_of = defaultdict(Counter)  # word, or feature of words -> its tags
-        for word, tags in counts.items():
-            if not word.startswith("> "):
-                totals.update(tags)
-                self.tags_of[word] = tags
-                for feature in features(word)[:-1]:
-                    # each word counts once, since unknown words resemble rare ones
-                    self.tags_of[feature].update(tags.keys())
+        self.tags_of = defaultdict(Counter, words)  # word, or feature of words -> its tags
+        for word, tags in words.items():
+            totals.update(tags)
+            for feature in features(word)[:-1]:
+                # each word counts once, since unknown words resemble rare ones
+                self.tags_of[feature].update(tags.keys())
         all_words = sum(totals.values())
         self.prior = {tag: n / all_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P
         for last in self.prior:
-            p = smooth(counts[f"> {last}"], self.prior)
+            p = smooth(following[last], self.prior)
             self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
         self.scores_of = {}
 
@@ -493,20 +488,29 @@ class Tagger:
         return path[:-1]
 
 
-def read_counts(path: str) -> dict[str, Counter]:
-    """Lines "film<TAB>NN 5 VB 1", and "> DT<TAB>JJ 3 NN 8" for the tags that follow a tag."""
-    counts = defaultdict(Counter)
+def read_counts(path: str) -> tuple[dict[str, Counter], dict[str, Counter]]:
+    """The tags of each word, and the tags that follow each tag.
+
+    A word's line is "film<TAB>NN 5 VB 1", a tag's is "> DT<TAB>JJ 3 NN 8".
+    """
+    words = {}
+    following = defaultdict(Counter)
     for n, cells in read_lines(path):
         if cells[0].startswith("# "):
             continue
         with errors_in(f"{path}, line {n}", "word<TAB>tag count tag count ..."):
             key, numbers = cells
             fields = numbers.split(" ")
+            tags = Counter()
             for tag, count in zip(fields[::2], fields[1::2], strict=True):
-                counts[key][tag] = int(count)
-            if not key or min(counts[key].values()) < 1:
+                tags[tag] = int(count)
+            if not key or min(tags.values()) < 1:
                 raise ValueError("found an empty word or a count below 1")
-    return counts
+            if key.startswith("> "):
+                following[key.removeprefix("> ")] = tags
+            else:
+                words[key] = tags
+    return words, following
 
 
 def count_treebank(path: str, source: str, output: str) -> None:
@@ -544,7 +548,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def errors_in(path: str, expected: str = "") -> Iterator[None]:
+def errors_in(what: str, expected: str = "") -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into a UserError that names it."""
     try:
         yield
@@ -552,7 +556,7 @@ def errors_in(path: str, expected: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        message = f"{path}: {' '.join(reason.split())[:200]}"
+        message = f"{what}: {' '.join(reason.split())[:200]}"
         if expected:
             message += f"; expected {expected}"
         raise UserError(message) from error

@@ -135,8 +135,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass over the rows in random batches of similar length. Returns the batches' mean loss.
-    """
+    """One pass in random batches of rows of similar length. Returns the mean loss of the batches."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -164,8 +163,7 @@ def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """
     if model.trained.weight.device.type == "cpu":
         model.trained.sparse = True  # its gradient will be sparse
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return SparseAdadelta(parameters, lr=1.0, rho=0.95)
+    return SparseAdadelta(model.parameters(), lr=1.0, rho=0.95)
 
 
 def dev_scores(model: BiLSTM, dev_sets: dict[str, Dataset]) -> dict[str, float]:
@@ -194,7 +192,11 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
         sides = [Sentences(), Sentences()]
     labels = []
     logits = array("f")
+    skipped = 0
     for row in rows:
+        if not row.label and not row.logits:
+            skipped += 1
+            continue
         for side, text in zip(sides, row.texts):
             words = tokenize(text)
             if add_words:
@@ -203,6 +205,8 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
             side.append(words, vocabulary)
         labels.append(row.label)
         logits.extend(row.logits)
+    if skipped:
+        note(f"{path}: {skipped:,} rows with neither a label nor logits are left out")
     teacher_logits = None
     if logits:
         teacher_logits = torch.frombuffer(logits, dtype=torch.float32)
@@ -290,15 +294,16 @@ class Files(NamedTuple):
 
 def train_student(files: Files, settings: Settings, device: torch.device,
                   fresh: bool) -> dict[str, float]:
-    """Read the data, train a student and save it; the scores of the best epoch. Raises UserError.
-    """
+    """Read the data, train a student and save it; returns its scores on dev. Raises UserError."""
     columns = read_columns(files.rows)
     if settings.alpha < 1 and not columns.logits:
         raise UserError(f"{files.rows}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
     classes = find_classes(files.rows)
     vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
-    train_set = load_train_set(files, vocabulary, classes)
+    rows = read_train(files.rows, find_dev(files.data))
+    train_set = make_dataset(files.rows, rows, vocabulary, classes, add_words=True)
+    print_counts(files.rows, train_set.labels, classes)
     vectors = {}
     if files.vectors:
         vectors = add_vectors(files.vectors, vocabulary, words_of_stem(files.data))
@@ -323,26 +328,17 @@ def train_student(files: Files, settings: Settings, device: torch.device,
 
 
 # ==== Supporting code: the rows of a run ==========================================================
-def load_train_set(files: Files, vocabulary: dict[str, int], classes: list[str]) -> Dataset:
-    """The training rows, whose words join the vocabulary; prints how many each class has."""
-    rows = read_train(files.rows, find_dev(files.data))
-    if not read_columns(files.rows).logits:  # then a row without a label has no target
-        all_rows = list(rows)
-        rows = [row for row in all_rows if row.label]
-        if len(rows) < len(all_rows):
-            note(f"{len(all_rows) - len(rows):,} rows without a label are left out")
-    train_set = make_dataset(files.rows, rows, vocabulary, classes, add_words=True)
+def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
+    """How many rows each class has in training."""
     # labels are -1 (none), 0, 1, ...
-    labels = train_set.labels
     unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
-    print(f"rows      {len(labels):,} in {files.rows}: {unlabelled:,} without a label", end="")
+    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
     for name, count in zip(classes, counts):
         print(f", {count:,} of class {name}", end="")
     print()
     for name, count in zip(classes, counts):
         if count < 5:
             note(f"class {name} has only {count} labelled rows")
-    return train_set
 
 
 def load_dev_sets(files: Files, vocabulary: dict[str, int],

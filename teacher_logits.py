@@ -427,8 +427,6 @@ def read_checkpoint(folder: str) -> Checkpoint:
         config = {"layer_norm_eps": 1e-12, **json.load(f)}
         if config["model_type"] != "bert" or config["hidden_act"] != "gelu":
             raise ValueError(f"model_type {config['model_type']}, {config['hidden_act']}")
-        if config["num_hidden_layers"] > 100:
-            raise ValueError(f"num_hidden_layers {config['num_hidden_layers']}")
     path = os.path.join(folder, "vocab.txt")
     with errors_in(path, f"one token per line, {' '.join(SPECIAL)} among them"):
         with open(path, encoding="utf-8", newline="\n") as f:

@@ -355,15 +355,14 @@ def test_every_tenth_labelled_row_is_held_out_unless_there_is_a_dev_file():
 
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
     for text, words in [
-            ("It's.  Don't [MASK]! don’t", "it 's . do n't [MASK] ! do n't"), (" \t ", ""),
+            ("It's.  Don't [MASK]! don’t've", "it 's . do n't [MASK] ! do n't 've"), (" \t ", ""),
             ("I'm he'd she'll we've they're", "i 'm he 'd she 'll we 've they 're"),
-            ("Cannot gonna gotta gimme lemme", "can not gon na got ta gim me lem me"),
             ("Mr. Smith, J. R. etc. (good)", "mr. smith , j. r. etc. ( good )"),
             ("the U.S. Why? The end. Really.", "the u.s. why ? the end . really ."),
-            ("dogs' \"quoted\" ``so'' it", "dogs ' \" quoted \" `` so '' it"),
-            ("2,500.50 1:30 $5, 50% 1,a", "2,500.50 1:30 $ 5 , 50 % 1 , a"),
-            ("wow!!! what?! wait... a--b; r&b", "wow !!! what ?! wait ... a -- b ; r&b"),
-            ("[MASK][mask]'s ([MASK]).", "[MASK] [MASK] 's ( [MASK] ) ."),
+            ("\"quoted\" ``so, dogs' -- ol' '60s", "\" quoted \" `` so , dogs' -- ol' '60s"),
+            ("2,500.50 1:30 $5, 50% a/b c-d- r&b", "2,500.50 1:30 $ 5 , 50 % a/b c-d- r&b"),
+            ("wow!!! what?! wait... .. '' `", "wow !!! what ?! wait ... .. '' `"),
+            ("[mask]'s ([MASK]).", "[MASK] 's ( [MASK] ) ."),
             ("so, " * 400, "so , " * 256)]:  # MAX_WORDS
         assert tokenize(text) == tokenize(words) == words.split()
 
