@@ -7,8 +7,8 @@
 In reading order: the three rules, the transfer set. After the line "Supporting code": the rows and
 words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only.
 
-The files of a task share a stem: of sst2.tsv, sst2.dev.tsv and sst2.transfer.tsv it is sst2, in all
-help texts STEM.
+A task's files share a stem, such as sst2 in sst2.tsv, sst2.dev.tsv and sst2.transfer.tsv; in the
+help texts it is STEM.
 """
 import argparse
 import gzip
@@ -46,7 +46,7 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     new_words = []
     for word, tag in zip(words, tags):
         x = rng.random()
-        if x < rates.p_mask or word == MASK:  # a [MASK] of the input stays one
+        if x < rates.p_mask:
             new_words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
             new_words.append(same_tag_word(tag, words_by_tag, rng))
@@ -77,7 +77,7 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
 
 
 def draw(n: int, rng: Random) -> int:
-    """Uniform in 0..n-1; of Random, only random() gives the same numbers in all versions."""
+    """Uniform in 0..n-1. Only Random.random() gives the same numbers in all versions of Python."""
     return int(rng.random() * n)
 
 
@@ -138,8 +138,7 @@ def index_by_tag(rows: Iterable[TaggedRow]) -> dict[str, list[str]]:
     for row in rows:
         for words, tags in zip(row.sentences, row.tags):
             for word, tag in zip(words, tags):
-                if word != MASK:
-                    words_by_tag[tag].append(word)
+                words_by_tag[tag].append(word)
     return words_by_tag
 
 
@@ -154,15 +153,15 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     if n_iter is None:
         n_iter = 10 if is_pair else 20
     tagger = Tagger()
-    dev = find_dev(source)
     rows = []
     originals = synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
-        for row, is_held_out in progress(split_rows(source), "tagging", count_rows(source)):
+        source_rows = split_rows(source, find_dev(source))
+        for row, is_held_out in progress(source_rows, "tagging", count_rows(source)):
             f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
             originals += 1
-            if dev or not is_held_out:  # no variant of a held-out row is trained on
+            if not is_held_out:  # else the student would be trained on variants of a dev row
                 rows.append(tag_row(row.texts, tagger))
         made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
         for new_texts in progress(made, "augmenting", len(rows)):
@@ -255,7 +254,7 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
         if n == 1:
             continue
         if len(cells) != len(columns.names):
-            raise UserError(f"{path}, line {n}: {len(cells)} columns where the header has "
+            raise UserError(f"{path}, line {n}: {len(cells)} cells, but the header has "
                             f"{len(columns.names)}; expected tabs between cells, and no quoting")
         texts = tuple(cells[i] for i in columns.text)
         label = "" if columns.label is None else cells[columns.label].strip()
@@ -277,30 +276,33 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
     if not rows:
         raise UserError(f"{path}: no usable rows")
     if skipped:
-        note(f"{path}: {skipped:,} skipped rows (an empty sentence, or the label -)")
+        note(f"{path}: {skipped:,} rows skipped (an empty sentence, or the label -)")
     if quoted > rows / 2:
         note(f"{path}: {quoted:,} rows begin and end with a double quote, which is read as part of "
              "the text; expected no quoting")
 
 
-def read_dev(path: str, dev: str | None) -> Iterator[Row]:
-    """Rows for evaluation: the labelled rows of the file `dev`; if None, each tenth of `path`."""
-    if dev:
-        return (row for row in read_rows(dev) if row.label)
-    return (row for row, is_held_out in split_rows(path) if is_held_out)
+def read_dev(path: str, dev_path: str | None) -> Iterator[Row]:
+    """The labelled rows of dev_path; if it is None, the held-out rows of `path`."""
+    if dev_path:
+        return (row for row in read_rows(dev_path) if row.label)
+    return (row for row, is_held_out in split_rows(path, dev_path) if is_held_out)
 
 
-def read_train(path: str, dev: str | None) -> Iterator[Row]:
-    """Rows for training: all of `path` if there is a file `dev`; if None, those not held out."""
-    return (row for row, is_held_out in split_rows(path) if dev or not is_held_out)
+def read_train(path: str, dev_path: str | None) -> Iterator[Row]:
+    """The rows of `path` that are not held out, with or without a label."""
+    return (row for row, is_held_out in split_rows(path, dev_path) if not is_held_out)
 
 
-def split_rows(path: str) -> Iterator[tuple[Row, bool]]:
-    """Each row, and whether it is a tenth labelled row: without a dev set, these are held out."""
+def split_rows(path: str, dev_path: str | None) -> Iterator[tuple[Row, bool]]:
+    """Each row, and whether it is held out: without a dev set, every tenth labelled row is.
+
+    Synthetic rows have no label, so the same rows are held out of STEM.tsv and STEM.logits.tsv.
+    """
     labelled = 0
     for row in read_rows(path):
         labelled += row.label != ""
-        yield row, row.label != "" and labelled % 10 == 0
+        yield row, not dev_path and row.label != "" and labelled % 10 == 0
 
 
 def count_rows(path: str) -> int:
@@ -360,14 +362,14 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
-RUN = re.compile(r"[?!]+|(.)\1*")                                    # )|,|...
+REPEATED = re.compile(r"[?!]+|(.)\1*")                                    # )|,|...
 CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")              # before a period: mr  j  u.s
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words as in the Penn Treebank; SST-2, which is split so already, does not change.
+    """Lower-case words as in the Penn Treebank; SST-2 is already split so, and does not change.
 
     "It's [MASK], don't worry!" -> ["it", "'s", "[MASK]", ",", "do", "n't", "worry", "!"]
     """
@@ -394,7 +396,7 @@ def split_token(token: str) -> list[str]:
 
 def split_runs(punctuation: str) -> list[str]:
     """Runs of one character: "),..." -> [")", ",", "..."]"""
-    return [match[0] for match in RUN.finditer(punctuation)]
+    return [match[0] for match in REPEATED.finditer(punctuation)]
 
 
 # ---- The part-of-speech tagger -------------------------------------------------------------------
@@ -478,10 +480,10 @@ class Tagger:
         for tags in steps:
             new_best = {}
             for tag, emission in tags:
-                candidates = []  # of equal scores the last path by name, to be always the same
+                candidates = []
                 for last, (score, path) in best.items():
                     candidates.append((score + self.transition[last][tag], path))
-                score, path = max(candidates)
+                score, path = max(candidates)  # ties: the alphabetically last path
                 new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
@@ -521,7 +523,8 @@ def count_treebank(path: str, source: str, output: str) -> None:
     with errors_in(path), open_text(path, "rt", encoding="utf-8") as f:
         for line in f:
             cells = line.split("\t")
-            if len(cells) == 10 and cells[0].isdigit():  # not 1-2, a contraction
+            # 1-2 is a contraction; _ is no tag
+            if len(cells) == 10 and cells[0].isdigit() and cells[4] != "_":
                 word, tag = cells[1].lower(), cells[4]
                 counts[word][tag] += 1
             elif line == "\n" and last != EDGE:
@@ -587,16 +590,18 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterator:
         total = len(items)
     start = time.monotonic()
     shown = start
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - shown > 0.2:
-            shown = now
-            rate = done / (now - start)
-            left = timedelta(seconds=round(max(0, total - done) / rate))
-            line = f"{title}: {done:,} of {total:,}, {rate:,.1f} per second, {left} left"
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - shown > 0.2:
+                shown = now
+                rate = done / (now - start)
+                left = timedelta(seconds=round(max(0, total - done) / rate))
+                line = f"{title}: {done:,} of {total:,}, {rate:,.1f} per second, {left} left"
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 @lru_cache(maxsize=None)

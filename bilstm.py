@@ -40,11 +40,11 @@ class BiLSTM(nn.Module):
         self.pair = pair
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
-        embedding = 2 * vectors.shape[1]
+        input_size = 2 * vectors.shape[1]
         # A BiLSTM is two LSTMs, the second of which reads the words in reverse. nn.LSTM's
         # bidirectional=True over packed sentences is the same, but up to 3 times slower on a CPU.
-        self.forward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
-        self.backward_lstm = nn.LSTM(embedding, hidden, batch_first=True)
+        self.forward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
+        self.backward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
         encoded = 8 * hidden if pair else 2 * hidden  # a pair: four vectors of 2H
         self.fc = nn.Linear(encoded, fc)
         self.dropout = nn.Dropout(dropout)
@@ -54,14 +54,14 @@ class BiLSTM(nn.Module):
         """The last state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
         Padding comes after the sentence in both directions, so it cannot affect the state at
-        lengths - 1. The backward LSTM's last state is that after the first word.
+        lengths - 1. The backward LSTM's is the state after the first word.
         """
         x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)       # (B, T, 2E)
+        h_forward, _ = self.forward_lstm(x)                               # (B, T, H)
+        h_backward, _ = self.backward_lstm(reverse(x, lengths))           # (B, T, H)
         rows = torch.arange(len(ids), device=ids.device)
         last = lengths - 1                                                # (B,)
-        h, _ = self.forward_lstm(x)                                       # (B, T, H)
-        h_backward, _ = self.backward_lstm(reverse(x, lengths))           # (B, T, H)
-        return torch.cat([h[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
+        return torch.cat([h_forward[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
 
     def forward(self, *sides: tuple[Tensor, Tensor]) -> Tensor:
         """One (ids, lengths) for single sentences, two for pairs -> logits (B, C)."""
@@ -75,7 +75,7 @@ class BiLSTM(nn.Module):
         return self.output(self.dropout(torch.relu(self.fc(h))))          # (B, C)
 
     def num_parameters(self) -> int:
-        """Without embeddings, as table 2 counts them: 963,002 with the defaults of the paper."""
+        """Without embeddings, as table 2 counts them: 963,002 for E = 300 and C = 2."""
         embeddings = self.trained.weight.numel() + self.frozen.weight.numel()
         return sum(p.numel() for p in self.parameters()) - embeddings
 
@@ -92,7 +92,7 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 class Sentences:
-    """The token ids of N sentences: [[5, 7], [9]] -> ids 5 7 9, starts 0 2 3.
+    """The token ids of N sentences: [[5, 7], [9]] -> ids 5 7 9, offsets 0 2 3.
 
     Of a dataset of pairs they are one side: all first sentences, or all second ones. Flat arrays
     hold millions of rows in little memory. Id 0 is [MASK], the unknown word and padding.
@@ -100,20 +100,20 @@ class Sentences:
 
     def __init__(self):
         self.ids = array("i")          # 4 bytes a word
-        self.starts = array("q", [0])  # where each sentence starts, and where the last one ends
+        self.offsets = array("q", [0])  # where each sentence starts, and where the last one ends
 
     def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
         words = words or [MASK]  # an empty sentence
         self.ids.extend(vocabulary.get(word, 0) for word in words)
-        self.starts.append(len(self.ids))
+        self.offsets.append(len(self.ids))
 
     def lengths(self) -> Tensor:
-        return torch.frombuffer(self.starts, dtype=torch.int64).diff()    # (N,)
+        return torch.frombuffer(self.offsets, dtype=torch.int64).diff()    # (N,)
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
         ids = torch.frombuffer(self.ids, dtype=torch.int32)
-        rows = [ids[self.starts[i]:self.starts[i + 1]] for i in index.tolist()]
+        rows = [ids[self.offsets[i]:self.offsets[i + 1]] for i in index.tolist()]
         lengths = torch.tensor([len(row) for row in rows], device=device)
         return pad_sequence(rows, batch_first=True).to(device), lengths
 
@@ -135,8 +135,8 @@ def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
 
     Our choice: less padding, so faster. Rows of equal length are grouped anew in each epoch.
     """
-    order = torch.randperm(len(lengths))  # the stable sort keeps this order among equal lengths
-    by_length = order[torch.argsort(lengths[order], stable=True)]
+    order = torch.randperm(len(lengths))
+    by_length = order[torch.argsort(lengths[order], stable=True)]  # equal lengths stay shuffled
     batches = by_length.split(batch_size)
     return [batches[i] for i in torch.randperm(len(batches))]
 
@@ -283,12 +283,15 @@ def load(path: str) -> dict:
         raise UserError(f"{path}: damaged, or not a file of weights and plain data") from None
 
 
-def load_training_state(path: str, settings: dict, fresh: bool = False) -> dict | None:
-    """What an interrupted run with the same settings saved after its last epoch, if anything."""
-    if fresh or not os.path.exists(path):
+def load_training_state(path: str, key: dict) -> dict | None:
+    """What an interrupted run saved after its last epoch, if its settings and files are the same.
+
+    These are its key.
+    """
+    if not os.path.exists(path):
         return None
     state = load(path)
-    if state["settings"] == settings:
+    if state.get("key") == key:
         print(f"resuming from {path}")
         return state
     print(f"{path} is from a run with other settings or files: starting again")
@@ -340,11 +343,11 @@ def classify_rows(student: Student, rows: Iterable[Row],
             yield row, label, probability
 
 
-def typed_rows(pair: bool) -> Iterator[Row]:
+def stdin_rows(pair: bool) -> Iterator[Row]:
     """The lines of standard input; a pair has a tab between its sentences."""
     expected = "two sentences with a tab between" if pair else "one sentence"
     if sys.stdin.isatty():
-        print(f"type {expected} per line; Ctrl-D ends", file=sys.stderr)
+        print(f"type {expected} per line (Ctrl-D to finish)", file=sys.stderr)
     for n, line in enumerate(sys.stdin.buffer, start=1):
         with errors_in(f"standard input, line {n}", expected):
             texts = tuple(line.decode().rstrip("\r\n").split("\t"))
@@ -365,11 +368,12 @@ def main() -> None:
     student = load_student(args.student, args.device)
     pair = student.model.pair
     if not args.tsv:
-        answers = classify_rows(student, typed_rows(pair), window=1)  # each line at once
+        answers = classify_rows(student, stdin_rows(pair), window=1)  # answered line by line
     elif read_columns(args.tsv).is_pair == pair:
         answers = classify_rows(student, read_rows(args.tsv, include_invalid=True), WINDOW)
     else:
-        raise UserError(f"{args.tsv}: this student reads {'pairs' if pair else 'single sentences'}")
+        expected = "pairs" if pair else "single sentences"
+        raise UserError(f"{args.tsv}: this student expects {expected}")
     predictions = []
     labelled = correct = 0
     for row, label, probability in answers:

@@ -45,15 +45,12 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, lab
     Logits (B, C); labels (B,), -1 for a row without a label, whose label is then the teacher's
     argmax. The norm of equation 2 sums over classes; the loss is averaged over the batch. Equation
     3 prints a minus before its second term, a misprint. Raises ValueError if the teacher's logits
-    are needed and absent, or of another shape.
+    are needed and absent.
     """
     if teacher_logits is None:
         if alpha != 1 or (labels < 0).any():
             raise ValueError("teacher_logits is None: expected alpha 1 and a label for every row")
         return F.cross_entropy(student_logits, labels)
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"logits of shapes {list(student_logits.shape)} (student) and "
-                         f"{list(teacher_logits.shape)} (teacher): expected the same shape")
     labels = torch.where(labels < 0, teacher_logits.argmax(dim=1), labels)            # (B,)
     cross_entropy = F.cross_entropy(student_logits, labels)
     distillation = (student_logits - teacher_logits).square().sum(dim=1).mean()       # equation 2
@@ -84,12 +81,12 @@ class Dataset(NamedTuple):
 
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
-          output: str, fingerprint: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
+          output: str, key: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
     """Train for settings.epochs, or until dev accuracy has not improved for settings.patience.
 
     Returns the number and the scores of the best epoch, whose student is saved to
-    OUTPUT.student.pt. The state after each epoch is saved too, so an interrupted run with the same
-    settings and fingerprint (of its files) resumes and, on a CPU, ends with the same student.
+    OUTPUT.student.pt. The state after each epoch is saved too, so that an interrupted run with the
+    same key (settings and files) resumes and, on a CPU, ends with the same student.
     """
     optimizer = make_optimizer(student.model)
     student_path = output + ".student.pt"
@@ -97,11 +94,9 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     epochs_done = 0
     best_epoch = 0
     best_scores = {"acc": -1.0}
-    run_settings = {**settings._asdict(), **fingerprint}
-    start_again = fresh or not os.path.exists(student_path)
-    state = load_training_state(state_path, run_settings, start_again)
-    if not state and os.path.exists(student_path):
-        print(f"the first epoch will replace {student_path}")
+    state = None
+    if os.path.exists(student_path) and not fresh:
+        state = load_training_state(state_path, key)
     if state:
         epochs_done = state["epochs_done"]
         best_epoch = state["best_epoch"]
@@ -110,10 +105,11 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         optimizer.load_state_dict(state["optimizer"])
     for epoch in range(epochs_done + 1, settings.epochs + 1):
         if epoch > best_epoch + settings.patience:
-            print(f"no better dev accuracy for {settings.patience} epochs: the training ends")
+            print(f"stopping: dev accuracy has not improved for {settings.patience} epochs")
             break
         start = time.monotonic()
-        torch.manual_seed(settings.seed * 100003 + epoch)  # each epoch its own, for resuming
+        # each epoch has a seed of its own, so that a resumed run draws the same numbers
+        torch.manual_seed(settings.seed * 100003 + epoch)
         loss = train_epoch(student.model, optimizer, train_set, settings, f"epoch {epoch}, batches")
         seconds = time.monotonic() - start
         scores = dev_scores(student.model, dev_sets)
@@ -126,16 +122,15 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
         rate = len(train_set.labels) / seconds
         print(f"epoch {epoch:2}  loss {loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s  "
               f"{rate:6,.0f} rows/s{mark}", flush=True)
-        save(state_path, {
-            "settings": run_settings, "epochs_done": epoch, "best_epoch": best_epoch,
-            "best_scores": best_scores, "model": student.model.state_dict(),
-            "optimizer": optimizer.state_dict()})
+        save(state_path, {"key": key, "epochs_done": epoch, "best_epoch": best_epoch,
+                          "best_scores": best_scores, "model": student.model.state_dict(),
+                          "optimizer": optimizer.state_dict()})
     return best_epoch, best_scores
 
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass in random batches of rows of similar length. Returns the mean loss of the batches."""
+    """One pass, in random batches of rows of similar length; returns the mean loss of a batch."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -228,7 +223,7 @@ def add_vectors(path: str, vocabulary: dict[str, int],
     share = len(vocabulary.keys() & vectors.keys()) / train_words
     for word in sorted(vectors.keys() - vocabulary.keys()):
         vocabulary[word] = len(vocabulary)
-    print(f"vectors   of {share:.1%} of the {train_words:,} words in the training rows, and of "
+    print(f"vectors   for {share:.1%} of the {train_words:,} words in the training rows, and for "
           f"{len(vocabulary) - train_words:,} more in dev and test")
     return vectors
 
@@ -245,20 +240,27 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 
 # ---- The whole run -------------------------------------------------------------------------------
+class Files(NamedTuple):
+    train_path: str      # the training rows, often STEM.logits.tsv
+    data: str            # STEM.tsv, beside which are the dev and test sets
+    vectors: str | None  # word vectors
+    output: str          # -> OUTPUT.student.pt
+
+
 def whole_run(args: argparse.Namespace, settings: Settings, output: str,
               device: torch.device) -> None:
     """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5)."""
-    source = args.logits or args.data
+    train_path = args.logits or args.data
     if settings.alpha < 1 and not args.logits:
-        source = label_transfer_set(args.data, args.n_iter, args.teacher, device, args.fresh)
-    files = Files(source, args.data, args.vectors, output)
+        train_path = label_transfer_set(args.data, args.n_iter, args.teacher, device, args.fresh)
+    files = Files(train_path, args.data, args.vectors, output)
     print("\n== train the student")
     scores = train_student(files, settings, device, args.fresh)
     if args.table1:
         print("\n== hard labels")
         hard_files = Files(args.data, args.data, args.vectors, output + ".hard")
         hard = train_student(hard_files, settings._replace(alpha=1.0), device, args.fresh)
-        print_table1(args.data, source, scores, hard)
+        print_table1(args.data, train_path, scores, hard)
         os.remove(output + ".hard.training.pt")
     os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
 
@@ -285,25 +287,18 @@ def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, devic
     return logits_path
 
 
-class Files(NamedTuple):
-    rows: str            # the training rows, often STEM.logits.tsv
-    data: str            # STEM.tsv, beside which are the dev and test sets
-    vectors: str | None  # word vectors
-    output: str          # -> OUTPUT.student.pt
-
-
 def train_student(files: Files, settings: Settings, device: torch.device,
                   fresh: bool) -> dict[str, float]:
     """Read the data, train a student and save it; returns its scores on dev. Raises UserError."""
-    columns = read_columns(files.rows)
+    columns = read_columns(files.train_path)
     if settings.alpha < 1 and not columns.logits:
-        raise UserError(f"{files.rows}, line 1: expected columns logit_0, logit_1, ... as "
+        raise UserError(f"{files.train_path}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
-    classes = find_classes(files.rows)
+    classes = find_classes(files.train_path)
     vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
-    rows = read_train(files.rows, find_dev(files.data))
-    train_set = make_dataset(files.rows, rows, vocabulary, classes, add_words=True)
-    print_counts(files.rows, train_set.labels, classes)
+    rows = read_train(files.train_path, find_dev(files.data))
+    train_set = make_dataset(files.train_path, rows, vocabulary, classes, add_words=True)
+    print_counts(files.train_path, train_set.labels, classes)
     vectors = {}
     if files.vectors:
         vectors = add_vectors(files.vectors, vocabulary, words_of_stem(files.data))
@@ -315,15 +310,16 @@ def train_student(files: Files, settings: Settings, device: torch.device,
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, columns.is_pair)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
-    fingerprint = {"device": device.type, "vocabulary": crc32(" ".join(vocabulary).encode())}
-    inputs = {"rows": files.rows, "dev": find_dev(files.data), "vectors": files.vectors}
+    key = {**settings._asdict(), "device": device.type,
+           "vocabulary": crc32(" ".join(vocabulary).encode())}
+    inputs = {"rows": files.train_path, "dev": find_dev(files.data), "vectors": files.vectors}
     for name, path in inputs.items():
         if path:
-            fingerprint[name] = checksum(path)
+            key[name] = checksum(path)
     student = Student(model.to(device), vocabulary, classes)
-    epoch, scores = train(student, train_set, dev_sets, settings, files.output, fingerprint, fresh)
+    epoch, scores = train(student, train_set, dev_sets, settings, files.output, key, fresh)
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
-          f"{settings.seed} rows {files.rows} student {files.output}.student.pt", flush=True)
+          f"{settings.seed} rows {files.train_path} student {files.output}.student.pt", flush=True)
     return scores
 
 
@@ -348,17 +344,17 @@ def load_dev_sets(files: Files, vocabulary: dict[str, int],
     paths = {"": find_dev(files.data)}
     if os.path.exists(stem + ".dev-mm.tsv"):
         paths["mm-"] = stem + ".dev-mm.tsv"
-    is_pair = read_columns(files.rows).is_pair
+    is_pair = read_columns(files.train_path).is_pair
     dev_sets = {}
     for prefix, path in paths.items():
         if path and read_columns(path).is_pair != is_pair:
             raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
-        rows = read_dev(files.rows, path)
-        dev_sets[prefix] = make_dataset(path or files.rows, rows, vocabulary, classes)
+        rows = read_dev(files.train_path, path)
+        dev_sets[prefix] = make_dataset(path or files.train_path, rows, vocabulary, classes)
     labelled = len(dev_sets[""].labels)
-    print(f"dev       {labelled:,} labelled rows of {paths[''] or files.rows}")
+    print(f"dev       {labelled:,} labelled rows of {paths[''] or files.train_path}")
     if labelled < 20:
-        note(f"so few dev rows cannot tell which epoch is best; write more into {stem}.dev.tsv")
+        note(f"too few dev rows to tell which epoch is best; add more to {stem}.dev.tsv")
     if not paths[""]:
         note(f"no {stem}.dev.tsv, so every tenth labelled row is held out")
     return dev_sets
@@ -406,8 +402,8 @@ def fetch_glue(path: str) -> None:
 
 
 # ---- Tables 1 and 2 (§5) -------------------------------------------------------------------------
-PAPER = {"sst2": ("94.9", "90.7", "86.7"), "qqp": ("72.1/89.3", "68.2/88.1", "63.7/86.2"),
-         "mnli": ("86.7/85.9", "73.0/72.6", "68.7/68.3")}  # table 1, rows 1, 6 and 7
+PAPER = {"sst2": ("93.5", "90.7", "86.7"), "qqp": ("71.2/89.2", "68.2/88.1", "63.7/86.2"),
+         "mnli": ("84.6/83.4", "73.0/72.6", "68.7/68.3")}  # table 1, rows 2, 6 and 7
 
 
 def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> None:
@@ -423,9 +419,12 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
         labels = class_indices([row.label for row in rows], classes, dev_path)
         if rows and classes:
             teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
-    heading = "paper, test" if task in PAPER else ""
-    print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
+    heading = ""
+    if task in PAPER:
+        heading = "paper, test"
+        names[0] = "teacher (2 BERT-base)"
+    print(f"\n{'table 1':26}{'dev accuracy':>14}{heading:>16}".rstrip())
     for name, scores, figure in zip(names, (teacher, distilled, hard), paper):
         shown = "/".join(f"{100 * scores[key]:.1f}" for key in keys if key in scores)
         print(f"{name:26}{shown or 'not known':>14}{figure:>16}".rstrip())
@@ -460,8 +459,8 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
 
 
 def measure(work: Callable[[], Tensor]) -> float:
-    """Seconds of a second run."""
-    work().cpu()  # to warm up
+    """Seconds for the second run; the first is to warm up."""
+    work().cpu()
     start = time.monotonic()
     work().cpu()
     return time.monotonic() - start
@@ -513,7 +512,7 @@ class SparseAdadelta(torch.optim.Adadelta):
 def main() -> None:
     parser = Parser(__doc__)
     default = Settings()
-    count = number_in(int, 1, 100000)
+    count = number_in(int, 1, 10000)
     parser.add_argument("data", help="STEM.tsv; STEM.dev.tsv beside it is the dev set")
     parser.add_argument("--logits", metavar="TSV", help="train on these rows, which have logits")
     parser.add_argument("--alpha", type=number_in(float, 0, 1), default=default.alpha,
@@ -557,14 +556,14 @@ def main() -> None:
 
 
 def check_command(args: argparse.Namespace, stem: str) -> None:
-    """Refuse what cannot work before long work starts. Raises UserError."""
+    """Reject unusable options before long work starts. Raises UserError."""
     if torchrun_rank()[1] > 1:
         raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if args.data != stem + ".tsv":
         raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
                         "between its columns; save a .csv as tab-separated text")
     if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
-        raise UserError("--teacher and --n-iter have no effect beside --logits or --alpha 1")
+        raise UserError("--teacher and --n-iter cannot be combined with --logits or --alpha 1")
     if args.table1 and args.alpha == 1:
         raise UserError("--table1 trains both students; leave --alpha 1 out")
     folder = os.path.dirname(args.output or stem) or "."
@@ -575,7 +574,7 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
 
 
 def check_data(args: argparse.Namespace, stem: str) -> None:
-    """Refuse data without the labels that are needed. Raises UserError."""
+    """Reject data without the labels that are needed. Raises UserError."""
     columns = read_columns(args.data)
     if columns.label is None and (args.table1 or not args.logits):
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "

@@ -61,21 +61,20 @@ class Layer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(inner, d),
                                      "LayerNorm": nn.LayerNorm(d, eps)})
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The states of the tokens, (B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None, n: int) -> Tensor:
+        """The states of the tokens, (B, T, D) -> the new states of the first n, (B, n, D)."""
         attention = self.attention["self"]
-        q = self.split_heads(attention["query"](x))                  # (B, heads, T, D/heads)
+        q = self.split_heads(attention["query"](x[:, :n]))           # (B, heads, n, D/heads)
         k = self.split_heads(attention["key"](x))                    # (B, heads, T, D/heads)
         v = self.split_heads(attention["value"](x))                  # (B, heads, T, D/heads)
         # softmax(q k^T / sqrt(D/heads)) v, without the padding
         p = DROPOUT * self.training  # 0 when it predicts
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
-        output = self.attention["output"]
-        attended = output["dense"](context.transpose(1, 2).flatten(2))   # (B, T, D)
-        h = output["LayerNorm"](x + F.dropout(attended, p))              # (B, T, D)
-        inner = F.gelu(self.intermediate["dense"](h))                    # (B, T, 4D)
-        inner = F.dropout(self.output["dense"](inner), p)                # (B, T, D)
-        return self.output["LayerNorm"](h + inner)                       # (B, T, D)
+        attended = self.attention["output"]["dense"](context.transpose(1, 2).flatten(2))
+        h = self.attention["output"]["LayerNorm"](x[:, :n] + F.dropout(attended, p))
+        expanded = F.gelu(self.intermediate["dense"](h))             # (B, n, 4D)
+        projected = self.output["dense"](expanded)                   # (B, n, D)
+        return self.output["LayerNorm"](h + F.dropout(projected, p))
 
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T, D/heads)
@@ -105,15 +104,18 @@ class Bert(nn.Module):
         positions = embed["position_embeddings"].weight[:ids.shape[1]]                  # (T, D)
         x = embed["word_embeddings"](ids) + embed["token_type_embeddings"](segments) + positions
         x = F.dropout(embed["LayerNorm"](x), p)                                         # (B, T, D)
-        for layer in self.bert["encoder"]["layer"]:
-            x = layer(x, mask)                                                          # (B, T, D)
-        pooled = torch.tanh(self.bert["pooler"]["dense"](x[:, 0]))         # [CLS]: (B, D)
+        *layers, last_layer = self.bert["encoder"]["layer"]
+        for layer in layers:
+            x = layer(x, mask, n=ids.shape[1])                                          # (B, T, D)
+        cls = last_layer(x, mask, n=1)[:, 0]     # (B, D); no other token's last state is needed
+        pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
         return self.classifier(F.dropout(pooled, p))                                    # (B, C)
 
 
 # ---- WordPiece, BERT's tokenizer -----------------------------------------------------------------
 MAX_LENGTH = 128  # our choice: tokens of a row, as in GLUE's scripts; few rows are longer
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL))})")
 IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
                        "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
 
@@ -155,7 +157,7 @@ class WordPiece:
     def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
         words = []
-        for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
+        for part in SPECIAL_TOKEN.split(text):
             if part not in SPECIAL:
                 if self.uncased:
                     part = unicodedata.normalize("NFD", part)  # splits accents from their letters
@@ -164,14 +166,16 @@ class WordPiece:
         return words
 
     def split_word(self, word: str) -> list[int]:
-        """The longest subword that fits, again and again: unaffable -> un ##aff ##able"""
+        """Greedily the longest subword that fits: unaffable -> un ##aff ##able"""
+        if len(word) > 100:  # BERT's own limit
+            return [self.vocabulary["[UNK]"]]
         ids = []
         start = 0
         while start < len(word):
             prefix = "##" if start else ""
             ends = range(len(word), start, -1)
             end = next((end for end in ends if prefix + word[start:end] in self.vocabulary), None)
-            if end is None or len(word) > 100:  # 100: BERT's own limit
+            if end is None:
                 return [self.vocabulary["[UNK]"]]
             ids.append(self.vocabulary[prefix + word[start:end]])
             start = end
@@ -269,7 +273,7 @@ def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
 
 
 def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
-    """Before hours of labelling: label the dev rows, and refuse a teacher worse than a constant.
+    """Before hours of labelling: label the dev rows, and refuse a teacher worse than the baseline.
 
     The dev rows' logits are kept: table 1 shows the teacher's accuracy from them.
     """
@@ -288,14 +292,49 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} held-out rows of {dev or data}; "
           f"majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
-        raise UserError("the teacher is worse than always the most frequent class; if its outputs "
-                        f"are not {', '.join(teacher.classes)}, name them by teacher_logits.py "
-                        "--label-order a,b,...")
+        raise UserError("the teacher is less accurate than the majority-class baseline; if its "
+                        f"outputs are not {', '.join(teacher.classes)}, name them with "
+                        "teacher_logits.py --label-order a,b,...")
 
 
 def dev_logits(logits: str) -> str:
     """sst2.logits.tsv -> sst2.dev.logits.tsv, the dev rows with the same teacher's logits"""
     return logits.removesuffix(".tsv").removesuffix(".logits") + ".dev.logits.tsv"
+
+
+def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
+               device: torch.device, fresh: bool = False) -> None:
+    """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
+
+    A chunk's file is named by a key of its rows and teacher, so that only a run with the same ones
+    resumes from it.
+    """
+    parts = output + ".parts"  # the folder of the chunks, until the output is complete
+    if not fresh and use_existing(output):
+        shutil.rmtree(parts, ignore_errors=True)
+        return
+    read_columns(data)  # before long work: is it a TSV?
+    rank, _ = torchrun_rank()
+    if rank > 0:
+        barrier()  # wait until the first process has prepared the teacher
+    checkpoint = prepare_teacher(name, data, device)
+    teacher = load_teacher(checkpoint, data, label_order, device)
+    key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
+           label_order, CHUNK]
+    prefix = os.path.join(parts, f"{zlib.crc32(repr(key).encode()):08x}-")
+    if rank == 0:
+        print(f"teacher   {checkpoint.folder}")
+        if fresh:
+            shutil.rmtree(parts, ignore_errors=True)
+        finished = glob.glob(glob.escape(prefix) + "*.pt")
+        if finished:
+            print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
+        elif data != find_dev(data):  # else its own output has the dev rows' logits
+            check_teacher(teacher, data, dev_logits(output))
+        set_aside(output)  # which exists only with --fresh
+        os.makedirs(parts, exist_ok=True)
+        barrier()
+    label_chunks(data, output, teacher, prefix)
 
 
 # ---- Fine-tuning (§4) ----------------------------------------------------------------------------
@@ -321,26 +360,29 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     best_folder = folder + ".part"  # the best teacher so far
     state_path = folder + ".training.pt"
     classes, encoded, targets, dev, dev_labels = fine_tuning_data(data, checkpoint.tokenizer)
-    settings = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
-                "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    saved = load_training_state(state_path, settings, fresh=not os.path.isdir(best_folder))
+    key = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
+           "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
     best = -1.0
+    saved = None
+    if os.path.isdir(best_folder):
+        saved = load_training_state(state_path, key)
     if saved:
         best = saved["best"]
-    for rate, lr in enumerate(learning_rates):
-        if saved and rate < saved["rate"]:
+    for lr_index, lr in enumerate(learning_rates):
+        if saved and lr_index < saved["lr_index"]:
             continue  # finished before this run was interrupted
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # for the new classifier
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         epochs_done = 0
-        if saved and rate == saved["rate"]:
+        if saved and lr_index == saved["lr_index"]:
             epochs_done = saved["epochs_done"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
         for epoch in range(epochs_done, epochs):
-            torch.manual_seed(seed * 100003 + rate * epochs + epoch + 1)  # the same when resumed
+            # each epoch has a seed of its own, so that a resumed run draws the same numbers
+            torch.manual_seed(seed * 100003 + lr_index * epochs + epoch + 1)
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
             accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
@@ -348,7 +390,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
             if accuracy > best:
                 best = accuracy
                 save_teacher(best_folder, checkpoint, teacher)
-            save(state_path, {"settings": settings, "rate": rate, "epochs_done": epoch + 1,
+            save(state_path, {"key": key, "lr_index": lr_index, "epochs_done": epoch + 1,
                               "best": best, "model": model.state_dict(),
                               "optimizer": optimizer.state_dict()})
     os.rename(best_folder, folder)
@@ -473,7 +515,7 @@ def build(checkpoint: Checkpoint, num_classes: int, new_classifier: bool = False
     with errors_in(weights_file(checkpoint.folder), "the weights that config.json describes"):
         model = Bert(checkpoint.config, num_classes)
         if new_classifier:
-            nn.init.normal_(model.classifier.weight, std=0.02)  # as BERT's own weights started
+            nn.init.normal_(model.classifier.weight, std=0.02)  # BERT's own initialization
             nn.init.zeros_(model.classifier.bias)
             weights["classifier.weight"] = model.classifier.weight
             weights["classifier.bias"] = model.classifier.bias
@@ -536,7 +578,7 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
     if len(set(classes)) != num_classes or not labels <= set(classes):
         raise UserError(f"{checkpoint.folder}: {num_classes} outputs, but the classes are {classes}"
                         f" and the labels {sort_classes(labels)}; teacher_logits.py names the "
-                        "outputs by --label-order a,b,...")
+                        "outputs with --label-order a,b,...")
     model = build(checkpoint, num_classes).to(device)
     order = [classes.index(name) for name in sort_classes(classes)]
     model.classifier.weight.data = model.classifier.weight.data[order]
@@ -600,12 +642,12 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     except (OSError, RuntimeError) as error:
         if isinstance(error, HTTPError) and error.code == 404:
             return False
-        raise UserError(f"{url}: {error}; without a network: a TSV on disk with --teacher "
-                        "FOLDER or --logits FILE; sample.tsv needs neither") from None
+        raise UserError(f"{url}: {error}; offline, use a local TSV with --teacher FOLDER or "
+                        "--logits FILE; sample.tsv needs neither") from None
     return True
 
 
-# ---- A labelling run, of one process or several --------------------------------------------------
+# ---- Several processes ---------------------------------------------------------------------------
 def torchrun_rank() -> tuple[int, int]:
     """This process' number and the number of processes; 0, 1 without torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -618,41 +660,6 @@ def barrier() -> None:
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.barrier()
-
-
-def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
-               device: torch.device, fresh: bool = False) -> None:
-    """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
-
-    A chunk's file is named by a key of its rows and teacher, so that only a run with the same ones
-    resumes from it.
-    """
-    parts = output + ".parts"  # the folder of the chunks, until the output is complete
-    if not fresh and use_existing(output):
-        shutil.rmtree(parts, ignore_errors=True)
-        return
-    read_columns(data)  # before long work: is it a TSV?
-    rank, _ = torchrun_rank()
-    if rank > 0:
-        barrier()  # wait until the first process has prepared the teacher
-    checkpoint = prepare_teacher(name, data, device)
-    teacher = load_teacher(checkpoint, data, label_order, device)
-    key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
-           label_order, CHUNK]
-    prefix = os.path.join(parts, f"{zlib.crc32(repr(key).encode()):08x}-")
-    if rank == 0:
-        print(f"teacher   {checkpoint.folder}")
-        if fresh:
-            shutil.rmtree(parts, ignore_errors=True)
-        finished = glob.glob(glob.escape(prefix) + "*.pt")
-        if finished:
-            print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
-        elif data != find_dev(data):
-            check_teacher(teacher, data, dev_logits(output))
-        set_aside(output)  # which exists only with --fresh
-        os.makedirs(parts, exist_ok=True)
-        barrier()
-    label_chunks(data, output, teacher, prefix)
 
 
 # ---- The command line ----------------------------------------------------------------------------

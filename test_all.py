@@ -216,12 +216,11 @@ def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
         for i, word in enumerate(TEN):
             expected = {MASK: mask, word.upper(): pos, word: 1 - mask - pos}
             assert has_shares(Counter(row[0][i] for row in rows), 2000, expected)
-    assert attempts([[MASK]], 20, Rates(0, 1, 0)) == [[[MASK]]] * 20  # a mask stays a mask
 
 
 def test_a_replacement_is_drawn_by_its_frequency_within_the_tag():
-    nouns = ["film"] * 60 + ["plot"] * 25 + [MASK] * 9 + ["actor"] * 10 + ["score"] * 5
-    corpus = augment.index_by_tag([augment.TaggedRow([["see"], nouns], [["VB"], ["NN"] * 109])])
+    nouns = ["film"] * 60 + ["plot"] * 25 + ["actor"] * 10 + ["score"] * 5
+    corpus = augment.index_by_tag([augment.TaggedRow([["see"], nouns], [["VB"], ["NN"] * 100])])
     rng = Random(0)
     drawn = Counter(augment.same_tag_word("NN", corpus, rng) for _ in range(10000))
     assert has_shares(drawn, 10000, {"film": 0.6, "plot": 0.25, "actor": 0.1, "score": 0.05})
@@ -337,7 +336,7 @@ def test_rows_with_an_empty_sentence_or_the_label_dash_are_skipped_and_counted()
     path = write(new_folder(), "x.tsv", lines)
     with contextlib.redirect_stderr(io.StringIO()) as out:
         assert [row.texts[0] for row in read_rows(path)] == ["a", "e"]
-    assert f"{path}: 3 skipped rows" in out.getvalue()
+    assert f"{path}: 3 rows skipped" in out.getvalue()
     assert len(list(read_rows(path, include_invalid=True))) == 5
 
 
@@ -713,7 +712,7 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
     weights["classifier.bias"] = torch.tensor([2.0, -1.0, 0.0])  # all rows are of the first class
     command = [data, "--teacher", with_weights(weights), "--label-order"]
     result = call(teacher_logits, *command, "0,1,2")
-    expect_error(result, "worse than always the most frequent class", "--label-order")
+    expect_error(result, "less accurate than the majority-class baseline", "--label-order")
     assert "accuracy 0.4000 on 5 held-out rows" in result[1] and "baseline 0.6000" in result[1]
     assert not any(name.startswith("x.logits.tsv") for name in os.listdir(folder))
     succeed(teacher_logits, *command, "1,0,2")
@@ -1032,7 +1031,7 @@ def test_table_1_has_the_papers_column_for_its_own_tasks_only():
         with contextlib.redirect_stdout(io.StringIO()) as out:
             distill.print_table1(f"no/{task}.tsv", f"no/{task}.logits.tsv", scores, scores)
         _, _, teacher, distilled, _ = out.getvalue().splitlines()
-        assert "not known" in teacher and ("94.9" in teacher) == (task == "sst2")
+        assert "not known" in teacher and ("93.5" in teacher) == (task == "sst2")
         assert distilled.split() == ["6", "distilled", "BiLSTM", *expected.split()]
 
 
@@ -1095,7 +1094,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
                  "x.tsv --p-mask 0.6 --p-pos 0.6": "--p-mask", "x.tsv --treebank W -o y": "x.tsv"}),
     (B, "", "", {"none.pt x.tsv": "none.pt: No such file", "x.tsv": "x.tsv: damaged",
                  "bert/pytorch_model.bin": "a student that distill.py saved",
-                 "x.student.pt p.tsv": "this student reads single", "x.student.pt -o y": "-o"}),
+                 "x.student.pt p.tsv": "this student expects single", "x.student.pt -o y": "-o"}),
     (T, "", "", {"x.tsv -o y.tsv --teacher none": "--teacher none: no such folder",
                  TUNE + " --lr x": "--lr",
                  BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "'b'"}),
