@@ -146,7 +146,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                       seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
-    n_iter: attempts for each row; default, §4: 20 (SST-2), and 10 for pairs (MNLI, QQP).
+    n_iter: attempts for each row; default, §3.3: 20 (SST-2), and 10 for pairs (MNLI, QQP).
     Raises UserError.
     """
     is_pair = read_columns(source).is_pair
@@ -664,7 +664,7 @@ def main() -> None:
     parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
-                        help="attempts for each row (default: 20, and 10 for pairs; §4)")
+                        help="attempts for each row (default: 20, and 10 for pairs; §3.3)")
     parser.add_argument("--p-mask", type=rate, default=Rates().p_mask,
                         help="probability that a word is masked (default: 0.1; §3.3)")
     parser.add_argument("--p-pos", type=rate, default=Rates().p_pos,

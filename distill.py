@@ -519,7 +519,7 @@ def main() -> None:
                         help="0: only logits (default; §4.2), 1: only hard labels, or between")
     parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
-                        help="augmentation attempts for each row (default: 20, pairs 10; §4)")
+                        help="augmentation attempts for each row (default: 20, pairs 10; §3.3)")
     parser.add_argument("--table1", action="store_true", help="also train on hard labels only")
     parser.add_argument("--table2", action="store_true", help="only measure size and speed")
     parser.add_argument("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText")
