@@ -251,7 +251,7 @@ def read_rows(path: str, include_invalid: bool = False) -> Iterator[Row]:
     columns = read_columns(path)
     rows = skipped = quoted = 0
     for n, cells in read_lines(path):
-        if n == 1:
+        if n == 1 or (cells == [""] and len(columns.names) > 1):  # the header, or an empty line
             continue
         if len(cells) != len(columns.names):
             raise UserError(f"{path}, line {n}: {len(cells)} cells, but the header has "

@@ -97,6 +97,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     state = None
     if os.path.exists(student_path) and not fresh:
         state = load_training_state(state_path, key)
+        if not state:
+            print(f"the first epoch will replace {student_path}")
     if state:
         epochs_done = state["epochs_done"]
         best_epoch = state["best_epoch"]
@@ -282,8 +284,10 @@ def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, devic
         print(f"\n== augment: python augment.py {data}")
         if not use_existing(transfer_path):
             make_transfer_set(data, transfer_path, n_iter)
+        check_same_rows(data, transfer_path)
         print(f"\n== label: python teacher_logits.py {transfer_path}")
     label_file(transfer_path, logits_path, teacher, None, device, fresh)
+    check_same_rows(data, logits_path)
     return logits_path
 
 
@@ -324,6 +328,14 @@ def train_student(files: Files, settings: Settings, device: torch.device,
 
 
 # ==== Supporting code: the rows of a run ==========================================================
+def check_same_rows(data: str, path: str) -> None:
+    """Reject a file that was made before the rows of `data` were changed. Raises UserError."""
+    for row, row_of_path in zip(read_rows(data), read_rows(path)):
+        if row.texts != row_of_path.texts:
+            raise UserError(f"{path}: its rows are not those of {data}; recompute it with --fresh, "
+                            "or train on it as it is with --logits")
+
+
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     """How many rows each class has in training."""
     # labels are -1 (none), 0, 1, ...
@@ -353,10 +365,10 @@ def load_dev_sets(files: Files, vocabulary: dict[str, int],
         dev_sets[prefix] = make_dataset(path or files.train_path, rows, vocabulary, classes)
     labelled = len(dev_sets[""].labels)
     print(f"dev       {labelled:,} labelled rows of {paths[''] or files.train_path}")
-    if labelled < 20:
-        note(f"too few dev rows to tell which epoch is best; add more to {stem}.dev.tsv")
     if not paths[""]:
-        note(f"no {stem}.dev.tsv, so every tenth labelled row is held out")
+        note(f"there is no {stem}.dev.tsv, so every tenth labelled row is held out")
+    if labelled < 20:
+        note("so few dev rows do not tell which epoch is best")
     return dev_sets
 
 
@@ -517,7 +529,8 @@ def main() -> None:
     parser.add_argument("--logits", metavar="TSV", help="train on these rows, which have logits")
     parser.add_argument("--alpha", type=number_in(float, 0, 1), default=default.alpha,
                         help="0: only logits (default; §4.2), 1: only hard labels, or between")
-    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
+    parser.add_argument("--teacher", help="a folder, or owner/name on the hub "
+                        "(default: STEM.teacher, else a BERT-base)")
     parser.add_argument("--n-iter", type=number_in(int, 0, 10000),
                         help="augmentation attempts for each row (default: 20, pairs 10; §3.3)")
     parser.add_argument("--table1", action="store_true", help="also train on hard labels only")
@@ -566,8 +579,10 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
         raise UserError("--teacher and --n-iter cannot be combined with --logits or --alpha 1")
     if args.table1 and args.alpha == 1:
         raise UserError("--table1 trains both students; leave --alpha 1 out")
-    folder = os.path.dirname(args.output or stem) or "."
-    if not os.access(folder, os.W_OK):
+    folder, name = os.path.split(args.output or stem)
+    if not name:
+        raise UserError(f"-o {args.output}: expected a stem, such as {args.output}run1")
+    if not os.access(folder or ".", os.W_OK):
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")

@@ -642,8 +642,8 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     except (OSError, RuntimeError) as error:
         if isinstance(error, HTTPError) and error.code == 404:
             return False
-        raise UserError(f"{url}: {error}; offline, use a local TSV with --teacher FOLDER or "
-                        "--logits FILE; sample.tsv needs neither") from None
+        raise UserError(f"{url}: {error}; offline, use --teacher FOLDER, --logits FILE or "
+                        "--alpha 1 (sample.tsv without --fresh needs none of them)") from None
     return True
 
 
@@ -666,7 +666,8 @@ def barrier() -> None:
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("tsv", help="rows to label, or with --fine-tune labelled rows")
-    parser.add_argument("--teacher", help="a folder, or owner/name on the hub (default: by STEM)")
+    parser.add_argument("--teacher", help="a folder, or owner/name on the hub "
+                        "(default: STEM.teacher, else a BERT-base)")
     parser.add_argument("--label-order", metavar="A,B,...", type=lambda text: text.split(","),
                         help="what the teacher's outputs stand for (default: as config.json says)")
     parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")

@@ -1023,6 +1023,8 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     assert read(mine).decode().splitlines() == reviews(64, 1)
     succeed(distill, *first, "--fresh")
     assert files.items() <= snapshot(folder).items()
+    write(folder, "x.tsv", reviews(30, 2, logits=False))  # other rows
+    expect_error(call(distill, *again), "x.logits.tsv", "its rows are not those of")
 
 
 def test_table_1_has_the_papers_column_for_its_own_tasks_only():
@@ -1139,7 +1141,7 @@ def stop_after(step):
     return mock.patch("os.replace", replace)
 
 
-def test_a_file_is_replaced_when_it_is_complete_and_not_before():
+def test_a_file_changes_only_when_the_new_one_is_complete():
     path = write(new_folder(), "x", "old")
     with raises(KeyboardInterrupt), augment.atomic_write(path) as f:
         f.write("half")
