@@ -108,13 +108,13 @@ def join_words(sentences: list[list[str]]) -> str:
     return "\t".join(" ".join(words) for words in sentences)
 
 
-def synthetic_rows(rows: list[TaggedRow], n_iter: int, rates: Rates, words_by_tag: dict,
-                   rng: Random) -> Iterator[list[str]]:
-    """For each row the texts of its new synthetic rows, from n_iter attempts (§3.3).
+def synthetic_rows(rows: list[TaggedRow], originals: set[str], n_iter: int, rates: Rates,
+                   words_by_tag: dict[str, list[str]], rng: Random) -> Iterator[list[str]]:
+    """Yield a list for each row: the texts of its new synthetic rows, from n_iter attempts (§3.3).
 
-    A synthetic row that equals an original (as words) or an earlier synthetic row is dropped.
+    A synthetic row that equals one of the originals or an earlier synthetic row is dropped.
     """
-    seen = {join_words(row.sentences) for row in rows}
+    seen = set(originals)
     for row in rows:
         new_texts = []
         for attempt in range(n_iter):
@@ -146,30 +146,34 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                       seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
-    n_iter: attempts for each row; default, §3.3: 20 (SST-2), and 10 for pairs (MNLI, QQP).
+    n_iter: attempts for each row; the default is that of §3.3.
     Raises UserError.
     """
     is_pair = read_columns(source).is_pair
     if n_iter is None:
-        n_iter = 10 if is_pair else 20
+        n_iter = 10 if is_pair else 20  # MNLI, QQP; SST-2
     tagger = Tagger()
-    rows = []
-    originals = synthetic = 0
+    train_rows = []
+    originals = set()
+    count = synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
         source_rows = split_rows(source, find_dev(source))
         for row, is_held_out in progress(source_rows, "tagging", count_rows(source)):
             f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
-            originals += 1
+            count += 1
+            tagged_row = tag_row(row.texts, tagger)
+            originals.add(join_words(tagged_row.sentences))
             if not is_held_out:  # else the student would be trained on variants of a dev row
-                rows.append(tag_row(row.texts, tagger))
-        made = synthetic_rows(rows, n_iter, rates, index_by_tag(rows), Random(seed))
-        for new_texts in progress(made, "augmenting", len(rows)):
+                train_rows.append(tagged_row)
+        words_by_tag = index_by_tag(train_rows)
+        made = synthetic_rows(train_rows, originals, n_iter, rates, words_by_tag, Random(seed))
+        for new_texts in progress(made, "augmenting", len(train_rows)):
             for text in new_texts:
                 f.write(text + "\t\n")
             synthetic += len(new_texts)
-    print(f"wrote {output}: {originals:,} original rows and {synthetic:,} synthetic rows (n_iter "
-          f"{n_iter}, {n_iter * len(rows) - synthetic:,} duplicates dropped)")
+    print(f"wrote {output}: {count:,} original rows and {synthetic:,} synthetic rows (n_iter "
+          f"{n_iter}, {n_iter * len(train_rows) - synthetic:,} duplicates dropped)")
 
 
 def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
@@ -181,7 +185,9 @@ def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: 
     check_is_list("corpus", corpus)
     tagger = Tagger()
     rows = [tag_row([text], tagger) for text in [sentence, *corpus]]
-    return next(synthetic_rows(rows[:1], n_iter, rates, index_by_tag(rows), Random(seed)))
+    originals = {join_words(rows[0].sentences)}
+    words_by_tag = index_by_tag(rows)
+    return next(synthetic_rows(rows[:1], originals, n_iter, rates, words_by_tag, Random(seed)))
 
 
 # ==== Supporting code: rows of a TSV ==============================================================
@@ -361,6 +367,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
+# opening punctuation, the word, closing punctuation; ' [ ] and - may belong to the word
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
 REPEATED = re.compile(r"[?!]+|(.)\1*")                                    # )|,|...
 CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
@@ -673,7 +680,8 @@ def main() -> None:
                         help="probability that only an n-gram is kept (default: 0.25; §3.3)")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
-                        help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U")
+                        help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U; "
+                        "SOURCE is its name, which is noted in the first line")
     args = parser.parse_args()
     if args.treebank:
         return count_treebank(args.data, args.treebank, args.output or COUNTS)

@@ -153,10 +153,9 @@ def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Data
 def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """AdaDelta, learning rate 1.0, rho 0.95 (§4.2).
 
-    On a CPU the trained embedding gets a sparse gradient, which has only the rows of the batch's
-    words; SparseAdadelta (below) updates these, where torch's Adadelta refuses sparse gradients and
-    would visit all V rows with dense ones. The result is the same up to rounding, and with SST-2's
-    15,000 words and batches of 50 training is twice as fast.
+    With dense gradients SparseAdadelta (below) is torch's Adadelta. On a CPU the gradient of the
+    trained embedding is made sparse, and only the rows of the batch's words are updated: the same
+    result up to rounding, and with SST-2's 15,000 words and batches of 50 twice as fast.
     """
     if model.trained.weight.device.type == "cpu":
         model.trained.sparse = True  # its gradient will be sparse
@@ -252,8 +251,11 @@ class Files(NamedTuple):
 def whole_run(args: argparse.Namespace, settings: Settings, output: str,
               device: torch.device) -> None:
     """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5)."""
-    train_path = args.logits or args.data
-    if settings.alpha < 1 and not args.logits:
+    if args.logits:
+        train_path = args.logits
+    elif settings.alpha == 1:
+        train_path = args.data
+    else:
         train_path = label_transfer_set(args.data, args.n_iter, args.teacher, device, args.fresh)
     files = Files(train_path, args.data, args.vectors, output)
     print("\n== train the student")
@@ -281,11 +283,11 @@ def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, devic
         set_aside(transfer_path)
         set_aside(logits_path)
     if not os.path.exists(logits_path):
-        print(f"\n== augment: python augment.py {data}")
+        print("\n== augment")
         if not use_existing(transfer_path):
             make_transfer_set(data, transfer_path, n_iter)
         check_same_rows(data, transfer_path)
-        print(f"\n== label: python teacher_logits.py {transfer_path}")
+        print("\n== label")
     label_file(transfer_path, logits_path, teacher, None, device, fresh)
     check_same_rows(data, logits_path)
     return logits_path
@@ -330,8 +332,10 @@ def train_student(files: Files, settings: Settings, device: torch.device,
 # ==== Supporting code: the rows of a run ==========================================================
 def check_same_rows(data: str, path: str) -> None:
     """Reject a file that was made before the rows of `data` were changed. Raises UserError."""
-    for row, row_of_path in zip(read_rows(data), read_rows(path)):
-        if row.texts != row_of_path.texts:
+    rows_of_path = read_rows(path)
+    for row in read_rows(data):
+        other = next(rows_of_path, None)
+        if other is None or (row.texts, row.label) != (other.texts, other.label):
             raise UserError(f"{path}: its rows are not those of {data}; recompute it with --fresh, "
                             "or train on it as it is with --logits")
 
@@ -447,7 +451,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
 
     As usual for BERT, its rows are padded to 128 tokens, in batches of 32; the student's batches
     are of similar lengths, 4,096 tokens each. (The paper's are of 512 rows.) Which words a sentence
-    has does not change the time, so all are unknown here.
+    has hardly changes the time, so all are unknown here.
     """
     total = count_rows(data)
     texts = [row.texts for row in islice(read_rows(data), 2048)]
@@ -537,9 +541,9 @@ def main() -> None:
     parser.add_argument("--table2", action="store_true", help="only measure size and speed")
     parser.add_argument("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText")
     parser.add_argument("--hidden", type=count, default=default.hidden,
-                        help="LSTM units in each direction (default: 150, or 300; §4.2)")
+                        help="LSTM units in each direction (default: 150; the paper also 300, §4.2)")
     parser.add_argument("--fc", type=count, default=default.fc,
-                        help="ReLU units (default: 200, or 400; §4.2)")
+                        help="ReLU units (default: 200; the paper also 400, §4.2)")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
     parser.add_argument("--epochs", type=count, default=default.epochs, help="at most; default: 30")
     parser.add_argument("--patience", type=count, default=default.patience,
@@ -596,7 +600,7 @@ def check_data(args: argparse.Namespace, stem: str) -> None:
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
     if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
         raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
-                        f"{stem}.dev.tsv, or ten in {args.data} to hold one out")
+                        f"{stem}.dev.tsv, or ten in {args.logits or args.data} to hold one out")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Layer(nn.Module):
     """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
 
     The parameters have the names that they have in published checkpoints, such as
-    attention.output.dense.weight; a dictionary of modules is one level of these names.
+    attention.output.dense.weight; each ModuleDict supplies one part of such a dotted name.
     """
 
     def __init__(self, config: dict):
@@ -134,7 +134,7 @@ class WordPiece:
         words = [token for token in vocabulary if not token.startswith("[")]
         self.uncased = not re.search("[A-Z]", " ".join(words))
         self.max_length = min(MAX_LENGTH, max_length)
-        self.subwords = lru_cache(maxsize=1 << 18)(self.split_word)
+        self.cached_split_word = lru_cache(maxsize=1 << 18)(self.split_word)
 
     def encode(self, texts: tuple[str, ...]) -> Encoded:
         """One text or two -> Encoded; longest-first truncation to max_length tokens."""
@@ -142,9 +142,9 @@ class WordPiece:
         for text in texts:
             ids = []
             for word in self.split_text(text):
-                ids += self.subwords(word)
+                ids += self.cached_split_word(word)
             sides.append(ids)
-        by_length = sorted(sides, key=len)  # in a tie max takes the first, as transformers does
+        by_length = sorted(sides, key=len)  # in a tie max takes the shorter one, as transformers
         while sum(map(len, sides)) > self.max_length - 1 - len(sides):
             max(by_length, key=len).pop()
         ids = [self.vocabulary["[CLS]"]]
@@ -216,7 +216,7 @@ class Teacher(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_logits(teacher: Teacher, rows: list[Row]) -> Tensor:
+def label_rows(teacher: Teacher, rows: list[Row]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows."""
     model = teacher.model.eval()
     device = model.classifier.weight.device
@@ -261,7 +261,7 @@ def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
     total = -(-count_rows(data) // CHUNK)  # rounded up
     for number, path, rows in progress(read_chunks(data, prefix), "labelling, chunks", total):
         if number % world_size == rank and not os.path.exists(path):
-            save(path, predict_logits(teacher, rows))
+            save(path, label_rows(teacher, rows))
     barrier()
     if rank == 0:
         with atomic_write(output) as f:
@@ -282,7 +282,7 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     if not rows:
         note("there are no labelled rows, so the teacher's accuracy is not known")
         return
-    logits = predict_logits(teacher, rows)
+    logits = label_rows(teacher, rows)
     with atomic_write(dev_output) as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -293,7 +293,7 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
           f"majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is less accurate than the majority-class baseline; if its "
-                        f"outputs are not {', '.join(teacher.classes)}, name them with "
+                        "outputs are in another order than was assumed, name them with "
                         "teacher_logits.py --label-order a,b,...")
 
 
@@ -333,7 +333,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
             check_teacher(teacher, data, dev_logits(output))
         set_aside(output)  # which exists only with --fresh
         os.makedirs(parts, exist_ok=True)
-        barrier()
+        barrier()  # the other processes go on
     label_chunks(data, output, teacher, prefix)
 
 
@@ -384,7 +384,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
             torch.manual_seed(seed * 100003 + lr_index * epochs + epoch + 1)
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
-            accuracy = evaluate(predict_logits(teacher, dev), dev_labels)["acc"]
+            accuracy = evaluate(label_rows(teacher, dev), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
                   f"dev acc {accuracy:.4f}", flush=True)
             if accuracy > best:
@@ -409,7 +409,7 @@ def fine_tuning_data(data: str, tokenizer: WordPiece) -> tuple:
     train = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev = list(read_dev(data, dev_path))
     if not dev or data == dev_path:
-        raise UserError(f"{data}: expected other, labelled rows in {dataset_stem(data)}.dev.tsv")
+        raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
     texts, labels, logits = zip(*train)
     _, dev_labels, _ = zip(*dev)
     if logits[0]:
@@ -603,10 +603,7 @@ def name_outputs(checkpoint: Checkpoint, labels: set[str]) -> list[str]:
 
 # ---- Downloads -----------------------------------------------------------------------------------
 def fetch_teacher(name: str) -> Checkpoint:
-    """Read a folder, or owner/name on the hub, which is downloaded once into torch.hub's cache.
-
-    (torch.hub.load("huggingface/pytorch-transformers") has not worked since April 2025.)
-    """
+    """Read a folder, or owner/name on the hub, which is downloaded once into torch.hub's cache."""
     if os.path.isdir(name):
         return read_checkpoint(os.path.abspath(name))
     if not re.fullmatch(r"\w[\w-]*/\w[\w.-]*", name, re.ASCII):
@@ -642,8 +639,8 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     except (OSError, RuntimeError) as error:
         if isinstance(error, HTTPError) and error.code == 404:
             return False
-        raise UserError(f"{url}: {error}; offline, use --teacher FOLDER, --logits FILE or "
-                        "--alpha 1 (sample.tsv without --fresh needs none of them)") from None
+        raise UserError(f"{url}: {error}; offline: rows on disk with --teacher FOLDER, --logits "
+                        "FILE or --alpha 1 (sample.tsv without --fresh needs none)") from None
     return True
 
 

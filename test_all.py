@@ -564,7 +564,7 @@ def teacher_says(folder, *rows):
     checkpoint = teacher_logits.read_checkpoint(folder)
     teacher = teacher_logits.load_teacher(checkpoint, data, ["0", "1"], CPU)
     rows = [augment.Row(texts, "", ()) for texts in rows]
-    return teacher_logits.predict_logits(teacher, rows)
+    return teacher_logits.label_rows(teacher, rows)
 
 
 def weights_of(folder):
@@ -749,7 +749,7 @@ def test_an_encoder_is_fine_tuned_at_each_rate_without_the_held_out_rows_and_its
     scores = [0.5, 0.6, 0.7, 0.6, 0.9, 0.8, 0.9] + [0.5] * 5 + [1.0]
     evaluate = mock.Mock(side_effect=[{"acc": score} for score in scores])
     with mock.patch.multiple(teacher_logits, train_epoch=train_epoch, evaluate=evaluate), \
-            mock.patch("teacher_logits.predict_logits", wraps=teacher_logits.predict_logits) as dev:
+            mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as dev:
         succeed(teacher_logits, data, "--teacher", ENCODER)
     rates = [2e-5, 3e-5, 4e-5, 5e-5]
     assert seen == [(torch.optim.Adam, lr, epoch) for lr in rates for epoch in range(3)]
@@ -1079,7 +1079,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
     (T, BERT, "bert/pytorch_model.bin", {None: "No such file", "text": "damaged", MISFIT: ""}),
     (T, BERT, "bert/model.safetensors", {"": "", "text": ""}),
     (T, TUNE, "x.tsv", {ONE_CLASS: "two classes"}),
-    (T, TUNE, "x.dev.tsv", {"sentence\na\n": "other, labelled"}),
+    (T, TUNE, "x.dev.tsv", {"sentence\na\n": "labelled dev rows"}),
     (D, HARD, "x.tsv", {ONE_CLASS: "two classes", "sentence\na\n": "no label column"}),
     (D, HARD, "x.dev.tsv", {"sentence\na\n": "no labelled rows", ONE_CLASS.replace("1", "2"): "'2'",
                             "sentence1\tsentence2\tlabel\na\tb\t1\n": ""}),
