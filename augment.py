@@ -369,7 +369,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
 # opening punctuation, the word, closing punctuation; ' [ ] and - may belong to the word
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
-REPEATED = re.compile(r"[?!]+|(.)\1*")                                    # )|,|...
+REPEATED = re.compile(r"[?!]+|(.)\1*")                               # )|,|...
 CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")              # before a period: mr  j  u.s

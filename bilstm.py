@@ -114,7 +114,7 @@ class Sentences:
     """
 
     def __init__(self):
-        self.ids = array("i")          # 4 bytes a word
+        self.ids = array("i")           # 4 bytes a word
         self.offsets = array("q", [0])  # where each sentence starts, and where the last one ends
 
     def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
@@ -123,7 +123,7 @@ class Sentences:
         self.offsets.append(len(self.ids))
 
     def lengths(self) -> Tensor:
-        return torch.frombuffer(self.offsets, dtype=torch.int64).diff()    # (N,)
+        return torch.frombuffer(self.offsets, dtype=torch.int64).diff()   # (N,)
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
@@ -380,7 +380,8 @@ def main() -> None:
     student = load_student(args.student, args.device)
     pair = student.model.pair
     if not args.tsv:
-        answers = classify_rows(student, stdin_rows(pair), window=1)  # answered line by line
+        window = 1 if sys.stdin.isatty() else WINDOW  # what is typed is answered line by line
+        answers = classify_rows(student, stdin_rows(pair), window)
     elif read_columns(args.tsv).is_pair == pair:
         answers = classify_rows(student, read_rows(args.tsv, include_invalid=True), WINDOW)
     else:

@@ -282,14 +282,16 @@ def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, devic
         prepare_teacher(teacher, data, device)  # first, because it may fail offline
         set_aside(transfer_path)
         set_aside(logits_path)
-    if not os.path.exists(logits_path):
+    if os.path.exists(logits_path):
+        check_same_rows(data, logits_path)
+    else:
         print("\n== augment")
-        if not use_existing(transfer_path):
+        if use_existing(transfer_path):
+            check_same_rows(data, transfer_path)
+        else:
             make_transfer_set(data, transfer_path, n_iter)
-        check_same_rows(data, transfer_path)
         print("\n== label")
     label_file(transfer_path, logits_path, teacher, None, device, fresh)
-    check_same_rows(data, logits_path)
     return logits_path
 
 
