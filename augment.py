@@ -194,7 +194,6 @@ def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: 
 TEXT_COLUMNS = [("sentence1", "sentence2"), ("question1", "question2"), ("question", "sentence"),
                 ("premise", "hypothesis"), ("#1 String", "#2 String"), ("sentence",)]
 LABEL_COLUMNS = ["label", "gold_label", "is_duplicate", "Quality"]
-NLI_CLASSES = ["entailment", "neutral", "contradiction", "not_entailment"]  # in GLUE's order
 
 
 class Row(NamedTuple):
@@ -356,12 +355,10 @@ def find_classes(path: str) -> list[str]:
 
 
 def sort_classes(labels: Iterable[str]) -> list[str]:
-    """The classes in a fixed order: numbers by value, GLUE's order for inference, else by name."""
+    """The classes in a fixed order: numbers by value, else alphabetical."""
     names = set(labels) - {""}
     if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
-    if names <= set(NLI_CLASSES):
-        return sorted(names, key=NLI_CLASSES.index)
     return sorted(names)
 
 

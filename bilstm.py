@@ -14,16 +14,13 @@ import io
 import os
 import sys
 import warnings
-from array import array
-from itertools import islice
 from typing import BinaryIO, Iterable, Iterator, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from augment import (MASK, Parser, Row, UserError, atomic_write, check_is_list, errors_in,
+from augment import (MASK, Parser, UserError, atomic_write, check_is_list, errors_in,
                      read_columns, read_rows, run, tokenize)
 
 BLOCK = 64  # our choice: rows that are encoded together on a CPU
@@ -106,43 +103,37 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-class Sentences:
-    """The token ids of N sentences: [[5, 7], [9]] -> ids 5 7 9, offsets 0 2 3.
+Sentences = list[list[int]]  # the token ids of N sentences
 
-    A dataset of pairs has two of these, for its first and for its second sentences. Flat arrays
-    hold millions of rows in little memory. Id 0 is [MASK], the unknown word and padding.
-    """
 
-    def __init__(self):
-        self.ids = array("i")           # 4 bytes a word
-        self.offsets = array("q", [0])  # where each sentence starts, and where the last one ends
-
-    def append(self, words: list[str], vocabulary: dict[str, int]) -> None:
-        words = words or [MASK]  # an empty sentence
-        self.ids.extend(vocabulary.get(word, 0) for word in words)
-        self.offsets.append(len(self.ids))
-
-    def lengths(self) -> Tensor:
-        return torch.frombuffer(self.offsets, dtype=torch.int64).diff()   # (N,)
-
-    def batch(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Sentence numbers (B,) -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
-        ids = torch.frombuffer(self.ids, dtype=torch.int32)
-        rows = [ids[self.offsets[i]:self.offsets[i + 1]] for i in index.tolist()]
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        return pad_sequence(rows, batch_first=True).to(device), lengths
+def token_ids(words: list[str], vocabulary: dict[str, int]) -> list[int]:
+    """["a", "zyzzyva", "film"] -> [5, 0, 7]; id 0 is [MASK], the unknown word and padding."""
+    words = words or [MASK]  # an empty sentence
+    return [vocabulary.get(word, 0) for word in words]
 
 
 def encode_texts(texts: Iterable[str], vocabulary: dict[str, int]) -> Sentences:
-    sentences = Sentences()
-    for text in texts:
-        sentences.append(tokenize(text), vocabulary)
-    return sentences
+    return [token_ids(tokenize(text), vocabulary) for text in texts]
+
+
+def pad(sentences: Sentences, device: torch.device) -> tuple[Tensor, Tensor]:
+    """B sentences -> ids (B, T), 0 beyond a sentence's length; lengths (B,)."""
+    lengths = [len(ids) for ids in sentences]
+    longest = max(lengths)
+    padded = [ids + [0] * (longest - len(ids)) for ids in sentences]
+    return torch.tensor(padded, device=device), torch.tensor(lengths, device=device)
+
+
+def make_batch(sides: list[Sentences], index: Tensor,
+               device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The model's input for these row numbers (B,). `sides`: one, or the two of a pair."""
+    rows = index.tolist()
+    return [pad([side[i] for i in rows], device) for side in sides]
 
 
 def row_lengths(sides: list[Sentences]) -> Tensor:
     """(N,) the words of each row, of the longer sentence of a pair, to group similar rows."""
-    return torch.stack([side.lengths() for side in sides]).amax(dim=0)
+    return torch.tensor([max(map(len, row)) for row in zip(*sides)])
 
 
 def shuffled_batches(lengths: Tensor, batch_size: int) -> list[Tensor]:
@@ -176,8 +167,7 @@ def predict_logits(model: BiLSTM, sides: list[Sentences]) -> Tensor:
     lengths = row_lengths(sides)
     logits = torch.empty(len(lengths), model.output.out_features)
     for index in token_batches(lengths):
-        inputs = [side.batch(index, device) for side in sides]
-        logits[index] = model(*inputs).cpu()
+        logits[index] = model(*make_batch(sides, index, device)).cpu()
     return logits
 
 
@@ -213,12 +203,18 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     For pairs, `texts` is a list of (first, second).
     """
     check_is_list("texts", texts)
-    if student.model.pair and any(isinstance(pair, str) or len(pair) != 2 for pair in texts):
+    if not student.model.pair:
+        return classify_rows(student, [(text,) for text in texts])
+    if any(isinstance(pair, str) or len(pair) != 2 for pair in texts):
         raise TypeError("texts: expected a list of pairs, (first, second)")
-    if not texts:
+    return classify_rows(student, texts)
+
+
+def classify_rows(student: Student, rows: list[tuple[str, ...]]) -> list[tuple[str, float]]:
+    """`classify` for rows of one text, ("a fine film",), or of two."""
+    if not rows:
         return []
-    texts_by_side = zip(*texts) if student.model.pair else [texts]
-    sides = [encode_texts(side, student.vocabulary) for side in texts_by_side]
+    sides = [encode_texts(texts, student.vocabulary) for texts in zip(*rows)]
     probabilities, best = predict_logits(student.model, sides).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best]
     return list(zip(labels, probabilities.tolist()))
@@ -342,21 +338,9 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 # ---- The command line ----------------------------------------------------------------------------
-WINDOW = 1 << 14  # our choice: rows in memory at a time
-
-
-def classify_rows(student: Student, rows: Iterable[Row],
-                  window: int) -> Iterator[tuple[Row, str, float]]:
-    """(row, label, probability) of each row, a window of rows at a time."""
-    rows = iter(rows)
-    while part := list(islice(rows, window)):
-        texts = [row.texts if student.model.pair else row.texts[0] for row in part]
-        for row, (label, probability) in zip(part, classify(student, texts)):
-            yield row, label, probability
-
-
-def stdin_rows(pair: bool) -> Iterator[Row]:
-    """The lines of standard input; a pair has a tab between its sentences."""
+def answer_lines(student: Student) -> None:
+    """Classify each line of standard input; a pair has a tab between its sentences."""
+    pair = student.model.pair
     expected = "two sentences with a tab between" if pair else "one sentence"
     if sys.stdin.isatty():
         print(f"type {expected} per line (Ctrl-D to finish)", file=sys.stderr)
@@ -365,7 +349,12 @@ def stdin_rows(pair: bool) -> Iterator[Row]:
             texts = tuple(line.decode().rstrip("\r\n").split("\t"))
             if len(texts) != 1 + pair:
                 raise ValueError(f"found {len(texts)}")
-        yield Row(texts, "", ())
+        print_answers([texts], classify_rows(student, [texts]))
+
+
+def print_answers(rows: Iterable[tuple[str, ...]], answers: list[tuple[str, float]]) -> None:
+    for texts, (label, probability) in zip(rows, answers):
+        print(label, f"{probability:.4f}", *texts, sep="\t", flush=True)
 
 
 def main() -> None:
@@ -378,31 +367,26 @@ def main() -> None:
     if args.output and not args.tsv:
         raise UserError("-o needs a TSV; without one, the answers are printed")
     student = load_student(args.student, args.device)
-    pair = student.model.pair
     if not args.tsv:
-        window = 1 if sys.stdin.isatty() else WINDOW  # what is typed is answered line by line
-        answers = classify_rows(student, stdin_rows(pair), window)
-    elif read_columns(args.tsv).is_pair == pair:
-        answers = classify_rows(student, read_rows(args.tsv, include_invalid=True), WINDOW)
-    else:
-        expected = "pairs" if pair else "single sentences"
+        return answer_lines(student)
+    if read_columns(args.tsv).is_pair != student.model.pair:
+        expected = "pairs" if student.model.pair else "single sentences"
         raise UserError(f"{args.tsv}: this student expects {expected}")
-    predictions = []
-    labelled = correct = 0
-    for row, label, probability in answers:
-        predictions.append(label)
-        if not args.output:
-            print(label, f"{probability:.4f}", *row.texts, sep="\t", flush=True)
-        labelled += row.label not in ("", "-")
-        correct += row.label == label
+    rows = list(read_rows(args.tsv, include_invalid=True))
+    answers = classify_rows(student, [row.texts for row in rows])
     if args.output:
         with atomic_write(args.output) as f:
             f.write("index\tprediction\n")
-            for i, label in enumerate(predictions):
+            for i, (label, _) in enumerate(answers):
                 f.write(f"{i}\t{label}\n")
-        print(f"wrote {args.output}: {len(predictions):,} predictions", file=sys.stderr)
-    if labelled:
-        print(f"accuracy {correct / labelled:.4f} on {labelled:,} labelled rows", file=sys.stderr)
+        print(f"wrote {args.output}: {len(rows):,} predictions", file=sys.stderr)
+    else:
+        print_answers([row.texts for row in rows], answers)
+    is_correct = [row.label == label for row, (label, _) in zip(rows, answers)
+                  if row.label not in ("", "-")]
+    if is_correct:
+        accuracy = sum(is_correct) / len(is_correct)
+        print(f"accuracy {accuracy:.4f} on {len(is_correct):,} labelled rows", file=sys.stderr)
 
 
 if __name__ == "__main__":

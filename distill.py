@@ -33,9 +33,9 @@ from augment import (MASK, Parser, Row, UserError, atomic_write, checksum, count
                      progress, read_columns, read_dev, read_rows, read_train, run, set_aside,
                      tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
-                    load_training_state, pick_device, predict_logits, read_vectors, row_lengths,
-                    save, save_student, shuffled_batches)
-from teacher_logits import (Bert, dev_logits, download, label_file, prepare_teacher, torchrun_rank)
+                    load_training_state, make_batch, pick_device, predict_logits, read_vectors,
+                    row_lengths, save, save_student, shuffled_batches, token_ids)
+from teacher_logits import Bert, dev_logits, download, label_file, prepare_teacher
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -75,7 +75,7 @@ class Dataset(NamedTuple):
 
     def batch(self, index: Tensor, device: torch.device) -> tuple[list, Tensor | None, Tensor]:
         """Row numbers (B,) -> the model's input, the teacher's logits (B, C), the labels (B,)."""
-        inputs = [side.batch(index, device) for side in self.sides]
+        inputs = make_batch(self.sides, index, device)
         logits = None if self.logits is None else self.logits[index].to(device)
         return inputs, logits, self.labels[index].to(device)
 
@@ -183,11 +183,9 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
 
     add_words: a word that is not in the vocabulary is added to it; otherwise it becomes [MASK].
     """
-    sides = [Sentences()]
-    if read_columns(path).is_pair:
-        sides = [Sentences(), Sentences()]
+    sides = [[], []] if read_columns(path).is_pair else [[]]
     labels = []
-    logits = array("f")
+    logits = array("f")  # 4 bytes a number
     skipped = 0
     for row in rows:
         if not row.label and not row.logits:
@@ -198,7 +196,7 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
             if add_words:
                 for word in words:
                     vocabulary.setdefault(word, len(vocabulary))
-            side.append(words, vocabulary)
+            side.append(token_ids(words, vocabulary))
         labels.append(row.label)
         logits.extend(row.logits)
     if skipped:
@@ -547,9 +545,8 @@ def main() -> None:
     parser.add_argument("--fc", type=count, default=default.fc,
                         help="ReLU units (default: 200; the paper also 400, §4.2)")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
-    parser.add_argument("--epochs", type=count, default=default.epochs, help="at most; default: 30")
-    parser.add_argument("--patience", type=count, default=default.patience,
-                        help="epochs without a better dev accuracy; default: 5")
+    parser.add_argument("--epochs", type=count, default=default.epochs,
+                        help="at most (default: 30); it stops when dev has not improved for 5")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true",
@@ -566,8 +563,7 @@ def main() -> None:
         return print_table2(args.data, args.hidden, args.fc, device)
     check_data(args, stem)
     batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
-    settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, args.patience,
-                        args.seed)
+    settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, seed=args.seed)
     output = args.output or stem
     if args.alpha == 1 and not args.output:
         output = stem + ".hard"
@@ -576,8 +572,6 @@ def main() -> None:
 
 def check_command(args: argparse.Namespace, stem: str) -> None:
     """Reject unusable options before long work starts. Raises UserError."""
-    if torchrun_rank()[1] > 1:
-        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if args.data != stem + ".tsv":
         raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
                         "between its columns; save a .csv as tab-separated text")
@@ -585,10 +579,8 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
         raise UserError("--teacher and --n-iter cannot be combined with --logits or --alpha 1")
     if args.table1 and args.alpha == 1:
         raise UserError("--table1 trains both students; leave --alpha 1 out")
-    folder, name = os.path.split(args.output or stem)
-    if not name:
-        raise UserError(f"-o {args.output}: expected a stem, such as {args.output}run1")
-    if not os.access(folder or ".", os.W_OK):
+    folder = os.path.dirname(args.output or stem) or "."
+    if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")

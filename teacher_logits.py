@@ -30,12 +30,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
                      errors_in, find_classes, find_dev, note, number_in, progress, read_columns,
                      read_dev, read_rows, read_train, run, set_aside, sort_classes, use_existing)
-from bilstm import (class_indices, evaluate, load, load_training_state, pick_device, save,
+from bilstm import (class_indices, evaluate, load, load_training_state, pad, pick_device, save,
                     shuffled_batches, token_batches)
 
 DROPOUT = 0.1  # BERT's own; in training only
@@ -197,12 +196,10 @@ def normalize_char(c: str, uncased: bool) -> str:
 
 def collate(rows: list[Encoded], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """ids, segments (B, T), 0 on padding; mask (B, 1, 1, T), or None if nothing is padded."""
-    ids = pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
-    segments = pad_sequence([torch.tensor(row.segments) for row in rows], batch_first=True)
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    mask = torch.arange(ids.shape[1]) < lengths[:, None]                                # (B, T)
-    mask = None if mask.all() else mask[:, None, None].to(device)
-    return ids.to(device), segments.to(device), mask
+    ids, lengths = pad([row.ids for row in rows], device)
+    segments, _ = pad([row.segments for row in rows], device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]                 # (B, T)
+    return ids, segments, None if mask.all() else mask[:, None, None]
 
 
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
@@ -315,25 +312,26 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         return
     read_columns(data)  # before long work: is it a TSV?
     rank, _ = torchrun_rank()
+    if rank == 0:
+        checkpoint = prepare_teacher(name, data, device)  # may download or fine-tune it
+        if fresh:
+            shutil.rmtree(parts, ignore_errors=True)
+    barrier()
     if rank > 0:
-        barrier()  # wait until the first process has prepared the teacher
-    checkpoint = prepare_teacher(name, data, device)
+        checkpoint = prepare_teacher(name, data, device)  # which is on the disk now
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
            label_order, CHUNK]
     prefix = os.path.join(parts, f"{zlib.crc32(repr(key).encode()):08x}-")
     if rank == 0:
         print(f"teacher   {checkpoint.folder}")
-        if fresh:
-            shutil.rmtree(parts, ignore_errors=True)
         finished = glob.glob(glob.escape(prefix) + "*.pt")
         if finished:
             print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
         elif data != find_dev(data):  # else its own output has the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
         set_aside(output)  # which exists only with --fresh
-        os.makedirs(parts, exist_ok=True)
-        barrier()  # the other processes go on
+    os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
 
 
@@ -359,65 +357,55 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     folder = dataset_stem(data) + ".teacher"
     best_folder = folder + ".part"  # the best teacher so far
     state_path = folder + ".training.pt"
-    classes, encoded, targets, dev, dev_labels = fine_tuning_data(data, checkpoint.tokenizer)
-    key = {"rows": checksum(data), "dev": checksum(find_dev(data) or data), "seed": seed,
+    dev_path = find_dev(data)
+    classes = find_classes(data)
+    train_rows = [row for row in read_train(data, dev_path) if row.label or row.logits]
+    dev_rows = list(read_dev(data, dev_path))
+    if not dev_rows or data == dev_path:
+        raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
+    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train_rows]
+    targets = make_targets(train_rows, classes, data)
+    dev_labels = class_indices([row.label for row in dev_rows], classes, dev_path or data)
+    key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
            "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    best = -1.0
-    saved = None
+    saved = {"best": -1.0, "epochs_done": 0}
     if os.path.isdir(best_folder):
-        saved = load_training_state(state_path, key)
-    if saved:
-        best = saved["best"]
+        saved = load_training_state(state_path, key) or saved
+    best = saved["best"]
     for lr_index, lr in enumerate(learning_rates):
-        if saved and lr_index < saved["lr_index"]:
-            continue  # finished before this run was interrupted
         torch.manual_seed(seed)  # for the new classifier
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
-        epochs_done = 0
-        if saved and lr_index == saved["lr_index"]:
-            epochs_done = saved["epochs_done"]
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-        for epoch in range(epochs_done, epochs):
+        for epoch in range(epochs):
+            epochs_done = lr_index * epochs + epoch + 1  # of all learning rates, with this one
+            if epochs_done < saved["epochs_done"]:
+                continue
+            if epochs_done == saved["epochs_done"]:  # the last one before the interruption
+                model.load_state_dict(saved["model"])
+                optimizer.load_state_dict(saved["optimizer"])
+                continue
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
-            torch.manual_seed(seed * 100003 + lr_index * epochs + epoch + 1)
+            torch.manual_seed(seed * 100003 + epochs_done)
             loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
-            accuracy = evaluate(label_rows(teacher, dev), dev_labels)["acc"]
+            accuracy = evaluate(label_rows(teacher, dev_rows), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
                   f"dev acc {accuracy:.4f}", flush=True)
             if accuracy > best:
                 best = accuracy
                 save_teacher(best_folder, checkpoint, teacher)
-            save(state_path, {"key": key, "lr_index": lr_index, "epochs_done": epoch + 1,
-                              "best": best, "model": model.state_dict(),
-                              "optimizer": optimizer.state_dict()})
+            save(state_path, {"key": key, "epochs_done": epochs_done, "best": best,
+                              "model": model.state_dict(), "optimizer": optimizer.state_dict()})
     os.rename(best_folder, folder)
     os.remove(state_path)
     print(f"wrote {folder}: dev acc {best:.4f}")
 
 
-def fine_tuning_data(data: str, tokenizer: WordPiece) -> tuple:
-    """The classes; the training rows and their targets; the dev rows and their labels.
-
-    If the rows have logits, these are the targets: a smaller BERT learns from a larger one.
-    Raises UserError.
-    """
-    classes = find_classes(data)
-    dev_path = find_dev(data)
-    train = [row for row in read_train(data, dev_path) if row.label or row.logits]
-    dev = list(read_dev(data, dev_path))
-    if not dev or data == dev_path:
-        raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
-    texts, labels, logits = zip(*train)
-    _, dev_labels, _ = zip(*dev)
-    if logits[0]:
-        targets = torch.tensor(logits)                                                  # (N, C)
-    else:
-        targets = class_indices(labels, classes, data)                                  # (N,)
-    encoded = list(map(tokenizer.encode, texts))
-    return classes, encoded, targets, dev, class_indices(dev_labels, classes, dev_path or data)
+def make_targets(rows: list[Row], classes: list[str], path: str) -> Tensor:
+    """The rows' logits (N, C), so that a smaller BERT learns from a larger one, or labels (N,)."""
+    if rows[0].logits:
+        return torch.tensor([row.logits for row in rows])
+    return class_indices([row.label for row in rows], classes, path)
 
 
 def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
@@ -541,7 +529,6 @@ BASE = "google-bert/bert-base-uncased"  # our choice: fits a laptop; the paper's
 DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, fine-tuned
                     "qqp": "textattack/bert-base-uncased-QQP",
                     "mnli": "textattack/bert-base-uncased-MNLI"}
-MNLI_OUTPUTS = ["contradiction", "entailment", "neutral"]  # the order of textattack's MNLI model
 
 
 def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkpoint:
@@ -590,14 +577,12 @@ def name_outputs(checkpoint: Checkpoint, labels: set[str]) -> list[str]:
     """The classes that the outputs stand for, by config.json or, if it does not say, by the labels.
 
     config.json often says LABEL_0, LABEL_1, ...; then the outputs are in our order of the labels,
-    except those of textattack's MNLI model.
+    which for inference is that of textattack's models: contradiction, entailment, neutral.
     """
     id2label = checkpoint.config.get("id2label", {})
     names = [id2label[key] for key in sorted(id2label, key=int)]
     if names and names[0] != "LABEL_0" and labels <= set(names):
         return names
-    if checkpoint.folder.endswith(os.path.normpath(DEFAULT_TEACHERS["mnli"])):
-        return MNLI_OUTPUTS
     return sort_classes(labels)
 
 
