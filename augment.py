@@ -55,6 +55,11 @@ def mask_or_replace(words: list[str], tags: list[str], rates: Rates,
     return new_words
 
 
+def draw(n: int, rng: Random) -> int:
+    """Uniform in 0..n-1. Only Random.random() gives the same numbers in all versions of Python."""
+    return int(rng.random() * n)
+
+
 def same_tag_word(tag: str, words_by_tag: dict[str, list[str]], rng: Random) -> str:
     """A word from the corpus' unigram distribution, renormalized within one tag.
 
@@ -74,11 +79,6 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
     n = 1 + draw(min(MAX_NGRAM, len(words)), rng)
     start = draw(len(words) - n + 1, rng)
     return words[start:start + n]
-
-
-def draw(n: int, rng: Random) -> int:
-    """Uniform in 0..n-1. Only Random.random() gives the same numbers in all versions of Python."""
-    return int(rng.random() * n)
 
 
 class TaggedRow(NamedTuple):
@@ -127,7 +127,7 @@ def synthetic_rows(rows: list[TaggedRow], originals: set[str], n_iter: int, rate
 
 # ---- The transfer set ----------------------------------------------------------------------------
 def tag_row(texts: Iterable[str], tagger: "Tagger") -> TaggedRow:
-    """Split the texts into words and tag them; `tokenize` and `Tagger` are supporting code."""
+    """Split the texts into words and tag them."""
     sentences = [tokenize(text) for text in texts]
     return TaggedRow(sentences, [tagger.tag(words) for words in sentences])
 
@@ -146,7 +146,8 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                       seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
-    n_iter: attempts for each row; the default is that of §3.3.
+    n_iter: attempts for each row; the default is that of §3.3. Without a dev set every tenth
+    labelled row is held out to be one: it is written too, but has no synthetic rows.
     Raises UserError.
     """
     is_pair = read_columns(source).is_pair
@@ -155,25 +156,26 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     tagger = Tagger()
     train_rows = []
     originals = set()
-    count = synthetic = 0
+    num_rows = num_synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
         source_rows = split_rows(source, find_dev(source))
         for row, is_held_out in progress(source_rows, "tagging", count_rows(source)):
             f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
-            count += 1
+            num_rows += 1
             tagged_row = tag_row(row.texts, tagger)
             originals.add(join_words(tagged_row.sentences))
-            if not is_held_out:  # else the student would be trained on variants of a dev row
+            if not is_held_out:
                 train_rows.append(tagged_row)
         words_by_tag = index_by_tag(train_rows)
         made = synthetic_rows(train_rows, originals, n_iter, rates, words_by_tag, Random(seed))
         for new_texts in progress(made, "augmenting", len(train_rows)):
             for text in new_texts:
-                f.write(text + "\t\n")
-            synthetic += len(new_texts)
-    print(f"wrote {output}: {count:,} original rows and {synthetic:,} synthetic rows (n_iter "
-          f"{n_iter}, {n_iter * len(train_rows) - synthetic:,} duplicates dropped)")
+                f.write(text + "\t\n")  # an empty label
+            num_synthetic += len(new_texts)
+    duplicates = n_iter * len(train_rows) - num_synthetic
+    print(f"wrote {output}: {num_rows:,} original rows and {num_synthetic:,} synthetic rows "
+          f"(n_iter {n_iter}, {duplicates:,} duplicates dropped)")
 
 
 def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
@@ -304,10 +306,13 @@ def split_rows(path: str, dev_path: str | None) -> Iterator[tuple[Row, bool]]:
 
     Synthetic rows have no label, so the same rows are held out of STEM.tsv and STEM.logits.tsv.
     """
-    labelled = 0
+    num_labelled = 0
     for row in read_rows(path):
-        labelled += row.label != ""
-        yield row, not dev_path and row.label != "" and labelled % 10 == 0
+        is_held_out = False
+        if row.label and not dev_path:
+            num_labelled += 1
+            is_held_out = num_labelled % 10 == 0
+        yield row, is_held_out
 
 
 def count_rows(path: str) -> int:
@@ -364,12 +369,13 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
-# opening punctuation, the word, closing punctuation; ' [ ] and - may belong to the word
+# punctuation, the word, punctuation; the word may begin with ' [ - and end with ' ] -
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
 REPEATED = re.compile(r"[?!]+|(.)\1*")                               # )|,|...
 CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
+# before a period: one of these, one letter as in j. r., or one or two after a period as in u.s.
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
-                          r"|[^\W\d]|.*\.[^\W\d]{1,2}")              # before a period: mr  j  u.s
+                          r"|[^\W\d]|.*\.[^\W\d]{1,2}")
 
 
 def tokenize(text: str) -> list[str]:
@@ -424,7 +430,7 @@ def features(word: str) -> list[str]:
 
 
 def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
-    """Relative frequencies after one more observation, which is distributed as the prior.
+    """Relative frequencies, with the prior added as if it were one more observation.
 
     {"NN": 1}, {"NN": 0.5, "VB": 0.5} -> {"NN": 0.75, "VB": 0.25}
     """
@@ -448,7 +454,8 @@ class Tagger:
     def __init__(self, path: str = COUNTS):
         words, following = read_counts(path)
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
-        self.tags_of = defaultdict(Counter, words)  # word, or feature of words -> its tags
+        # word, or feature of words -> its tags; a feature contains a space and a word does not
+        self.tags_of = defaultdict(Counter, words)
         for word, tags in words.items():
             totals.update(tags)
             for feature in features(word)[:-1]:
@@ -465,7 +472,8 @@ class Tagger:
     def tag_scores(self, word: str) -> list[tuple[str, int]]:
         """The likely tags of a word, each with the logarithm of P(tag | word) / P(tag)."""
         if word not in self.scores_of:
-            p = self.prior  # from general to special: each level is the prior of the next
+            # "film": all words, "a ", "a m", "a lm", "a ilm", "film"; each is the prior of the next
+            p = self.prior
             for feature in features(word):
                 p = smooth(self.tags_of.get(feature, Counter()), p)
             least = MIN_RATIO * max(p.values())
@@ -487,7 +495,7 @@ class Tagger:
                 candidates = []
                 for last, (score, path) in best.items():
                     candidates.append((score + self.transition[last][tag], path))
-                score, path = max(candidates)  # ties: the alphabetically last path
+                score, path = max(candidates)  # in a tie the last path, so the result is fixed
                 new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
@@ -522,21 +530,19 @@ def read_counts(path: str) -> tuple[dict[str, Counter], dict[str, Counter]]:
 def count_treebank(path: str, source: str, output: str) -> None:
     """Write pos_counts.tsv from a treebank in CoNLL-U: words in column 2, Penn tags in column 5."""
     counts = defaultdict(Counter)
-    last = EDGE
+    tags = []  # of the sentence
     open_text = gzip.open if path.endswith(".gz") else open
     with errors_in(path), open_text(path, "rt", encoding="utf-8") as f:
         for line in f:
             cells = line.split("\t")
             # 1-2 is a contraction; _ is no tag
             if len(cells) == 10 and cells[0].isdigit() and cells[4] != "_":
-                word, tag = cells[1].lower(), cells[4]
-                counts[word][tag] += 1
-            elif line == "\n" and last != EDGE:
-                tag = EDGE
-            else:
-                continue
-            counts[f"> {last}"][tag] += 1
-            last = tag
+                counts[cells[1].lower()][cells[4]] += 1
+                tags.append(cells[4])
+            elif line == "\n" and tags:  # the end of a sentence
+                for last, tag in zip([EDGE, *tags], [*tags, EDGE]):
+                    counts[f"> {last}"][tag] += 1
+                tags = []
     if not counts:
         raise UserError(f"{path}: no tagged words; expected a treebank in CoNLL-U")
     # our choice: no words of more than 20 letters, mostly addresses, to keep the file small
@@ -581,7 +587,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
         if os.path.exists(part):
             os.remove(part)
         if isinstance(error, OSError):
-            error.filename = path
+            error.filename = path  # for the message, which would name `part`
         raise
 
 

@@ -44,8 +44,8 @@ class BiLSTM(nn.Module):
         # bidirectional=True over packed sentences is the same, but up to 3 times slower on a CPU.
         self.forward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
         self.backward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
-        encoded = 8 * hidden if pair else 2 * hidden  # a pair: four vectors of 2H
-        self.fc = nn.Linear(encoded, fc)
+        width = 8 * hidden if pair else 2 * hidden  # a pair: four vectors of 2H
+        self.fc = nn.Linear(width, fc)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(fc, num_classes)
 
@@ -60,21 +60,22 @@ class BiLSTM(nn.Module):
         h_backward, _ = self.backward_lstm(reverse(x, lengths))           # (B, T, H)
         rows = torch.arange(len(ids), device=ids.device)
         last = lengths - 1                                                # (B,)
+        # h[rows, last] is h[b, last[b]] for each row b: (B, H)
         return torch.cat([h_forward[rows, last], h_backward[rows, last]], dim=1)  # (B, 2H)
 
-    def forward(self, *sides: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, *inputs: tuple[Tensor, Tensor]) -> Tensor:
         """One (ids, lengths) for single sentences, two for pairs -> logits (B, C)."""
         if self.pair:
-            first, second = sides
+            first, second = inputs
             h1 = self.encode_blocks(*first)                               # (B, 2H)
             h2 = self.encode_blocks(*second)                              # (B, 2H)
             h = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()], dim=1)      # (B, 8H), figure 2
         else:
-            h = self.encode_blocks(*sides[0])                             # (B, 2H), figure 1
+            h = self.encode_blocks(*inputs[0])                            # (B, 2H), figure 1
         return self.output(self.dropout(torch.relu(self.fc(h))))          # (B, C)
 
     def encode_blocks(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`encode`; on a CPU for a block of rows at a time, whose states fit the cache.
+        """The same as `encode`, but on a CPU for 64 rows at a time, whose states fit its cache.
 
         A batch of 256 pairs is encoded 1.15 times as fast.
         """
@@ -98,16 +99,21 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
     Beyond a sentence's length its first word is repeated; the states there are not used.
     """
     steps = torch.arange(x.shape[1], device=x.device)
-    positions = (lengths[:, None] - 1 - steps).clamp(min=0)               # (B, T)
+    positions = (lengths[:, None] - 1 - steps).clamp(min=0)               # (B, T), [1, 0, 0]
+    # out[b, t] = x[b, positions[b, t]]
     return x.gather(1, positions[:, :, None].expand_as(x))
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 Sentences = list[list[int]]  # the token ids of N sentences
+# `sides` is a list of one Sentences or, for pairs, of two: the first sentences, the second ones.
 
 
 def token_ids(words: list[str], vocabulary: dict[str, int]) -> list[int]:
-    """["a", "zyzzyva", "film"] -> [5, 0, 7]; id 0 is [MASK], the unknown word and padding."""
+    """["a", "zyzzyva", "film"] -> [5, 0, 7]
+
+    Id 0 is [MASK], the unknown word. Padding has it too, but no state that is used has read it.
+    """
     words = words or [MASK]  # an empty sentence
     return [vocabulary.get(word, 0) for word in words]
 
@@ -126,7 +132,7 @@ def pad(sentences: Sentences, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def make_batch(sides: list[Sentences], index: Tensor,
                device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The model's input for these row numbers (B,). `sides`: one, or the two of a pair."""
+    """The model's input for these row numbers (B,): one (ids, lengths) for each side."""
     rows = index.tolist()
     return [pad([side[i] for i in rows], device) for side in sides]
 
@@ -211,7 +217,7 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
 
 
 def classify_rows(student: Student, rows: list[tuple[str, ...]]) -> list[tuple[str, float]]:
-    """`classify` for rows of one text, ("a fine film",), or of two."""
+    """`classify` for rows as the command line has them: one text, ("a fine film",), or two."""
     if not rows:
         return []
     sides = [encode_texts(texts, student.vocabulary) for texts in zip(*rows)]
@@ -236,7 +242,7 @@ def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
             for word, vector in read(io.BufferedReader(f), wanted):
                 if word in wanted:
                     found[word] = vector
-                else:
+                else:  # "film" keeps its own vector, if it has one
                     found.setdefault(word.lower(), vector)
     return found
 
@@ -326,9 +332,12 @@ def load_student(path: str, device: str | None = None) -> Student:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device of this name, else CUDA or Apple's GPU if there is one, else the CPU."""
+    """The device of this name, else CUDA or Apple's GPU if there is one, else the CPU.
+
+    Under torchrun both "cuda" and no name mean the GPU of this process.
+    """
     if name in (None, "cuda") and torch.cuda.is_available():
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun: a GPU for each process
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     elif name is None and torch.backends.mps.is_available():
         name = "mps"
     with errors_in(f"--device {name}", "a device that torch has here: cuda, mps or cpu"):
@@ -341,13 +350,14 @@ def pick_device(name: str | None = None) -> torch.device:
 def answer_lines(student: Student) -> None:
     """Classify each line of standard input; a pair has a tab between its sentences."""
     pair = student.model.pair
+    count = 2 if pair else 1
     expected = "two sentences with a tab between" if pair else "one sentence"
     if sys.stdin.isatty():
         print(f"type {expected} per line (Ctrl-D to finish)", file=sys.stderr)
     for n, line in enumerate(sys.stdin.buffer, start=1):
         with errors_in(f"standard input, line {n}", expected):
             texts = tuple(line.decode().rstrip("\r\n").split("\t"))
-            if len(texts) != 1 + pair:
+            if len(texts) != count:
                 raise ValueError(f"found {len(texts)}")
         print_answers([texts], classify_rows(student, [texts]))
 

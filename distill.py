@@ -86,7 +86,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
     Returns the number and the scores of the best epoch, whose student is saved to
     OUTPUT.student.pt. The state after each epoch is saved too, so that an interrupted run with the
-    same key (settings and files) resumes and, on a CPU, ends with the same student.
+    same key (settings and files) resumes and, on a CPU, ends with the same student. A run that has
+    ended leaves no state: the same command trains again. dev_sets: "" is the one that decides.
     """
     optimizer = make_optimizer(student.model)
     student_path = output + ".student.pt"
@@ -95,7 +96,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     best_epoch = 0
     best_scores = {"acc": -1.0}
     state = None
-    if os.path.exists(student_path) and not fresh:
+    if os.path.exists(student_path) and not fresh:  # the state does not hold the best epoch
         state = load_training_state(state_path, key)
         if not state:
             print(f"the first epoch will replace {student_path}")
@@ -111,7 +112,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
             break
         start = time.monotonic()
         # each epoch has a seed of its own, so that a resumed run draws the same numbers
-        torch.manual_seed(settings.seed * 100003 + epoch)
+        torch.manual_seed(settings.seed * 100003 + epoch)  # a prime, so that no two seeds meet
         loss = train_epoch(student.model, optimizer, train_set, settings, f"epoch {epoch}, batches")
         seconds = time.monotonic() - start
         scores = dev_scores(student.model, dev_sets)
@@ -153,9 +154,10 @@ def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Data
 def make_optimizer(model: BiLSTM) -> torch.optim.Optimizer:
     """AdaDelta, learning rate 1.0, rho 0.95 (§4.2).
 
-    With dense gradients SparseAdadelta (below) is torch's Adadelta. On a CPU the gradient of the
-    trained embedding is made sparse, and only the rows of the batch's words are updated: the same
-    result up to rounding, and with SST-2's 15,000 words and batches of 50 twice as fast.
+    torch's Adadelta takes only dense gradients, and updates all V embeddings in each step. On a CPU
+    the gradient of the trained channel is made sparse here, so that SparseAdadelta (below) updates
+    only the batch's words: the same result up to rounding, and twice as fast for SST-2's 15,000
+    words and batches of 50. With dense gradients it is torch's Adadelta.
     """
     if model.trained.weight.device.type == "cpu":
         model.trained.sparse = True  # its gradient will be sparse
@@ -185,7 +187,7 @@ def make_dataset(path: str, rows: Iterable[Row], vocabulary: dict[str, int], cla
     """
     sides = [[], []] if read_columns(path).is_pair else [[]]
     labels = []
-    logits = array("f")  # 4 bytes a number
+    logits = array("f")  # 4 bytes a number; in a list it would take about 32
     skipped = 0
     for row in rows:
         if not row.label and not row.logits:
@@ -240,7 +242,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 # ---- The whole run -------------------------------------------------------------------------------
 class Files(NamedTuple):
-    train_path: str      # the training rows, often STEM.logits.tsv
+    train_path: str      # the training rows: STEM.logits.tsv, or for hard labels STEM.tsv
     data: str            # STEM.tsv, beside which are the dev and test sets
     vectors: str | None  # word vectors
     output: str          # -> OUTPUT.student.pt
@@ -260,7 +262,7 @@ def whole_run(args: argparse.Namespace, settings: Settings, output: str,
     scores = train_student(files, settings, device, args.fresh)
     if args.table1:
         print("\n== hard labels")
-        hard_files = Files(args.data, args.data, args.vectors, output + ".hard")
+        hard_files = files._replace(train_path=args.data, output=output + ".hard")
         hard = train_student(hard_files, settings._replace(alpha=1.0), device, args.fresh)
         print_table1(args.data, train_path, scores, hard)
         os.remove(output + ".hard.training.pt")
@@ -277,18 +279,16 @@ def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, devic
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
     if fresh:
-        prepare_teacher(teacher, data, device)  # first, because it may fail offline
+        prepare_teacher(teacher, data, device)  # nothing is set aside if it cannot be had
         set_aside(transfer_path)
         set_aside(logits_path)
     if os.path.exists(logits_path):
         check_same_rows(data, logits_path)
+    elif use_existing(transfer_path):
+        check_same_rows(data, transfer_path)
     else:
-        print("\n== augment")
-        if use_existing(transfer_path):
-            check_same_rows(data, transfer_path)
-        else:
-            make_transfer_set(data, transfer_path, n_iter)
-        print("\n== label")
+        make_transfer_set(data, transfer_path, n_iter)
+    # if the logits exist, it says so and returns
     label_file(transfer_path, logits_path, teacher, None, device, fresh)
     return logits_path
 
@@ -301,7 +301,8 @@ def train_student(files: Files, settings: Settings, device: torch.device,
         raise UserError(f"{files.train_path}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
     classes = find_classes(files.train_path)
-    vocabulary = {MASK: 0}  # word -> id; [MASK] is also the unknown word
+    # the words of the training rows; then add_vectors adds those of dev and test that have a vector
+    vocabulary = {MASK: 0}
     rows = read_train(files.train_path, find_dev(files.data))
     train_set = make_dataset(files.train_path, rows, vocabulary, classes, add_words=True)
     print_counts(files.train_path, train_set.labels, classes)
@@ -377,7 +378,7 @@ def load_dev_sets(files: Files, vocabulary: dict[str, int],
 
 
 def words_of_stem(data: str) -> set[str]:
-    """The words of all files of the stem: besides the training rows', those of dev and test."""
+    """The words of STEM.tsv (its held-out rows too), of dev and of test."""
     words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         path = dataset_stem(data) + ending
@@ -430,7 +431,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     teacher = {}
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
-        rows = list(read_dev(dev_path, dev_path))
+        rows = list(read_dev(dev_path, dev_path))  # of MNLI the matched rows only
         classes = read_columns(dev_path).classes
         labels = class_indices([row.label for row in rows], classes, dev_path)
         if rows and classes:
@@ -496,7 +497,7 @@ class SparseAdadelta(torch.optim.Adadelta):
             for weight in group["params"]:
                 if weight.grad is not None and weight.grad.is_sparse:
                     self.update_rows(weight, group["lr"], group["rho"], group["eps"])
-                    weight.grad = None
+                    weight.grad = None  # done: the next line skips it
         super().step()  # the other parameters
 
     def update_rows(self, weight: Tensor, lr: float, rho: float, eps: float) -> None:
@@ -510,7 +511,8 @@ class SparseAdadelta(torch.optim.Adadelta):
         gradient = weight.grad.coalesce()
         rows, g = gradient.indices()[0], gradient.values()                            # (U,), (U, E)
         state["step"] += 1
-        missed = state["step"] - state["last_step"][rows] - 1  # steps without a gradient, (U,)
+        # (U,) the steps without a gradient: 3 for a word that was last in batch 3, now in batch 7
+        missed = state["step"] - state["last_step"][rows] - 1
         decay = (rho ** missed)[:, None]                                              # (U, 1)
         square_avg = state["square_avg"][rows] * decay                                # (U, E)
         acc_delta = state["acc_delta"][rows] * decay                                  # (U, E)
@@ -541,9 +543,9 @@ def main() -> None:
     parser.add_argument("--table2", action="store_true", help="only measure size and speed")
     parser.add_argument("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText")
     parser.add_argument("--hidden", type=count, default=default.hidden,
-                        help="LSTM units in each direction (default: 150; the paper also 300, §4.2)")
+                        help="LSTM units in each direction (default: 150; §4.2 also has 300)")
     parser.add_argument("--fc", type=count, default=default.fc,
-                        help="ReLU units (default: 200; the paper also 400, §4.2)")
+                        help="ReLU units (default: 200; §4.2 also has 400)")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
     parser.add_argument("--epochs", type=count, default=default.epochs,
                         help="at most (default: 30); it stops when dev has not improved for 5")
@@ -563,7 +565,8 @@ def main() -> None:
         return print_table2(args.data, args.hidden, args.fc, device)
     check_data(args, stem)
     batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
-    settings = Settings(args.alpha, args.hidden, args.fc, batch_size, args.epochs, seed=args.seed)
+    settings = Settings(alpha=args.alpha, hidden=args.hidden, fc=args.fc, batch_size=batch_size,
+                        epochs=args.epochs, seed=args.seed)
     output = args.output or stem
     if args.alpha == 1 and not args.output:
         output = stem + ".hard"

@@ -23,6 +23,7 @@ from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
+from math import ceil
 from typing import Iterator, NamedTuple, TextIO
 from urllib.error import HTTPError
 
@@ -44,7 +45,8 @@ class Layer(nn.Module):
     """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
 
     The parameters have the names that they have in published checkpoints, such as
-    attention.output.dense.weight; each ModuleDict supplies one part of such a dotted name.
+    bert.encoder.layer.0.attention.self.query.weight; each ModuleDict supplies one part of such a
+    name.
     """
 
     def __init__(self, config: dict):
@@ -61,7 +63,10 @@ class Layer(nn.Module):
                                      "LayerNorm": nn.LayerNorm(d, eps)})
 
     def forward(self, x: Tensor, mask: Tensor | None, n: int) -> Tensor:
-        """The states of the tokens, (B, T, D) -> the new states of the first n, (B, n, D)."""
+        """The states of the tokens, (B, T, D) -> the new states of the first n, (B, n, D).
+
+        n is T, but 1 in the last layer: of its states only that of [CLS] is needed.
+        """
         attention = self.attention["self"]
         q = self.split_heads(attention["query"](x[:, :n]))           # (B, heads, n, D/heads)
         k = self.split_heads(attention["key"](x))                    # (B, heads, T, D/heads)
@@ -76,7 +81,7 @@ class Layer(nn.Module):
         return self.output["LayerNorm"](h + F.dropout(projected, p))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T, D/heads)
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)      # (B, heads, T or n, D/heads)
 
 
 class Bert(nn.Module):
@@ -106,7 +111,7 @@ class Bert(nn.Module):
         *layers, last_layer = self.bert["encoder"]["layer"]
         for layer in layers:
             x = layer(x, mask, n=ids.shape[1])                                          # (B, T, D)
-        cls = last_layer(x, mask, n=1)[:, 0]     # (B, D); no other token's last state is needed
+        cls = last_layer(x, mask, n=1)[:, 0]                                            # (B, D)
         pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
         return self.classifier(F.dropout(pooled, p))                                    # (B, C)
 
@@ -143,8 +148,10 @@ class WordPiece:
             for word in self.split_text(text):
                 ids += self.cached_split_word(word)
             sides.append(ids)
-        by_length = sorted(sides, key=len)  # in a tie max takes the shorter one, as transformers
-        while sum(map(len, sides)) > self.max_length - 1 - len(sides):
+        # the same lists; in a tie the side that was shorter at first is cut, as in transformers
+        by_length = sorted(sides, key=len)
+        room = self.max_length - 1 - len(sides)  # without [CLS] and a [SEP] for each side
+        while sum(map(len, sides)) > room:
             max(by_length, key=len).pop()
         ids = [self.vocabulary["[CLS]"]]
         segments = [0]
@@ -156,7 +163,7 @@ class WordPiece:
     def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
         words = []
-        for part in SPECIAL_TOKEN.split(text):
+        for part in SPECIAL_TOKEN.split(text):  # with the special tokens themselves
             if part not in SPECIAL:
                 if self.uncased:
                     part = unicodedata.normalize("NFD", part)  # splits accents from their letters
@@ -199,11 +206,20 @@ def collate(rows: list[Encoded], device: torch.device) -> tuple[Tensor, Tensor, 
     ids, lengths = pad([row.ids for row in rows], device)
     segments, _ = pad([row.segments for row in rows], device)
     mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]                 # (B, T)
-    return ids, segments, None if mask.all() else mask[:, None, None]
+    if mask.all():
+        return ids, segments, None
+    return ids, segments, mask[:, None, None]
 
 
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
 CHUNK = 4096  # our choice: rows that are saved together, a minute of BERT-base on two cores
+
+
+class Checkpoint(NamedTuple):
+    folder: str
+    config: dict                # config.json
+    tokenizer: WordPiece        # vocab.txt
+    weights: dict[str, Tensor]  # model.safetensors or pytorch_model.bin
 
 
 class Teacher(NamedTuple):
@@ -255,7 +271,7 @@ def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
     all have finished, the first joins the rows and their logits.
     """
     rank, world_size = torchrun_rank()
-    total = -(-count_rows(data) // CHUNK)  # rounded up
+    total = ceil(count_rows(data) / CHUNK)
     for number, path, rows in progress(read_chunks(data, prefix), "labelling, chunks", total):
         if number % world_size == rank and not os.path.exists(path):
             save(path, label_rows(teacher, rows))
@@ -303,22 +319,21 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
                device: torch.device, fresh: bool = False) -> None:
     """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
 
-    A chunk's file is named by a key of its rows and teacher, so that only a run with the same ones
-    resumes from it.
+    A chunk's file, such as sst2.logits.tsv.parts/1a2b3c4d-000007.pt, is named by a key of the rows
+    and the teacher, so that only a run with the same ones resumes from it.
     """
     parts = output + ".parts"  # the folder of the chunks, until the output is complete
     if not fresh and use_existing(output):
-        shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(parts, ignore_errors=True)  # there if a run was stopped before its last step
         return
     read_columns(data)  # before long work: is it a TSV?
     rank, _ = torchrun_rank()
     if rank == 0:
-        checkpoint = prepare_teacher(name, data, device)  # may download or fine-tune it
+        prepare_teacher(name, data, device)  # may download it, or fine-tune it
         if fresh:
             shutil.rmtree(parts, ignore_errors=True)
     barrier()
-    if rank > 0:
-        checkpoint = prepare_teacher(name, data, device)  # which is on the disk now
+    checkpoint = prepare_teacher(name, data, device)  # from the disk
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
            label_order, CHUNK]
@@ -330,7 +345,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
             print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
         elif data != find_dev(data):  # else its own output has the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
-        set_aside(output)  # which exists only with --fresh
+        set_aside(output)  # it exists only with --fresh; the teacher is now known to be usable
     os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
 
@@ -338,13 +353,6 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
 # ---- Fine-tuning (§4) ----------------------------------------------------------------------------
 LEARNING_RATES = [2e-5, 3e-5, 4e-5, 5e-5]  # §4; the best on dev is kept
 FINE_TUNING_BATCH = 32                     # our choice, as in BERT; likewise three epochs
-
-
-class Checkpoint(NamedTuple):
-    folder: str
-    config: dict                # config.json
-    tokenizer: WordPiece        # vocab.txt
-    weights: dict[str, Tensor]  # model.safetensors or pytorch_model.bin
 
 
 def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_rates: list[float],
@@ -361,7 +369,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     classes = find_classes(data)
     train_rows = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev_rows = list(read_dev(data, dev_path))
-    if not dev_rows or data == dev_path:
+    if not dev_rows or data == dev_path:  # the latter: to train on the dev set is a mistake
         raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
     encoded = [checkpoint.tokenizer.encode(row.texts) for row in train_rows]
     targets = make_targets(train_rows, classes, data)
@@ -369,7 +377,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
            "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
     saved = {"best": -1.0, "epochs_done": 0}
-    if os.path.isdir(best_folder):
+    if os.path.isdir(best_folder):  # else the best epoch would be lost
         saved = load_training_state(state_path, key) or saved
     best = saved["best"]
     for lr_index, lr in enumerate(learning_rates):
@@ -402,7 +410,10 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
 
 
 def make_targets(rows: list[Row], classes: list[str], path: str) -> Tensor:
-    """The rows' logits (N, C), so that a smaller BERT learns from a larger one, or labels (N,)."""
+    """The rows' labels (N,), or their logits (N, C) if they have any.
+
+    So `--fine-tune X.logits.tsv` teaches a smaller BERT what a larger one knows (not in the paper).
+    """
     if rows[0].logits:
         return torch.tensor([row.logits for row in rows])
     return class_indices([row.label for row in rows], classes, path)
@@ -423,7 +434,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
         target = targets[index].to(device)
         if target.dim() == 1:
             loss = F.cross_entropy(logits, target)
-        else:
+        else:  # logits: equation 2
             loss = (logits - target).square().sum(dim=1).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -437,7 +448,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
 
 
 def warmup_decay(done: int, steps: int) -> float:
-    """Linear warmup over a tenth of the steps, then linear decay; our choice, as in BERT."""
+    """From 0 to 1 over a tenth of the steps, then down to 0; our choice, as in BERT."""
     return min(1.0, (done + 1) / (0.1 * steps), (1 - done / steps) / 0.9)
 
 
@@ -473,8 +484,9 @@ def read_checkpoint(folder: str) -> Checkpoint:
 def read_safetensors(path: str) -> dict[str, Tensor]:
     """The header's length in 8 bytes; the header in JSON, name -> dtype, shape, offsets; data."""
     with open(path, "rb") as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        data = torch.from_numpy(np.memmap(f, np.uint8, "c", offset=f.tell()))
+        length = int.from_bytes(f.read(8), "little")
+        header = json.loads(f.read(length))
+        data = torch.from_numpy(np.memmap(f, np.uint8, "c", offset=f.tell()))  # c: copy-on-write
     header.pop("__metadata__", None)
     weights = {}
     for name, entry in header.items():
@@ -534,9 +546,9 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, 
 def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkpoint:
     """A teacher that can label. Raises UserError.
 
-    A checkpoint with a classifier is used as it is. One without is fine-tuned on STEM.tsv (§4) and
-    kept as STEM.teacher, which is used from then on; a STEM.teacher from another start is refused.
-    name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else by the stem.
+    name: a folder, or owner/name on the hub. Default: STEM.teacher if it exists, else textattack's
+    model for the stem, else BERT-base. If it has no classifier it is fine-tuned on STEM.tsv (§4)
+    and kept as STEM.teacher; one that is there is used, if it was fine-tuned from the same start.
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
@@ -567,7 +579,7 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
                         f" and the labels {sort_classes(labels)}; teacher_logits.py names the "
                         "outputs with --label-order a,b,...")
     model = build(checkpoint, num_classes).to(device)
-    order = [classes.index(name) for name in sort_classes(classes)]
+    order = [classes.index(name) for name in sort_classes(classes)]  # our i-th is their order[i]-th
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
     return Teacher(model, checkpoint.tokenizer, sort_classes(classes))
@@ -577,7 +589,7 @@ def name_outputs(checkpoint: Checkpoint, labels: set[str]) -> list[str]:
     """The classes that the outputs stand for, by config.json or, if it does not say, by the labels.
 
     config.json often says LABEL_0, LABEL_1, ...; then the outputs are in our order of the labels,
-    which for inference is that of textattack's models: contradiction, entailment, neutral.
+    as those of textattack's MNLI model are: contradiction, entailment, neutral.
     """
     id2label = checkpoint.config.get("id2label", {})
     names = [id2label[key] for key in sorted(id2label, key=int)]
@@ -640,6 +652,7 @@ def barrier() -> None:
     _, world_size = torchrun_rank()
     if world_size > 1:
         if not torch.distributed.is_initialized():
+            # a process may wait as long as another one labels
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.barrier()
 
