@@ -2,7 +2,7 @@
 
     python augment.py sst2.tsv              # -> sst2.transfer.tsv
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
-    python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.tsv
+    python augment.py en_ewt.conllu.gz --treebank "UD English EWT"    # -> pos_counts.json
 
 In reading order: the three rules, the transfer set. After the line "Supporting code": the rows and
 words of a TSV, the part-of-speech tagger, what all scripts share. Standard library only.
@@ -12,8 +12,10 @@ help texts it is STEM.
 """
 import argparse
 import gzip
+import json
 import os
 import re
+import shutil
 import sys
 import time
 import zlib
@@ -90,10 +92,9 @@ class TaggedRow(NamedTuple):
 def augment_row(row: TaggedRow, attempt: int, rates: Rates, words_by_tag: dict[str, list[str]],
                 rng: Random) -> list[list[str]]:
     """One attempt at a synthetic row; attempt counts from 0. Returns its sentences as words."""
+    altered = (0,)
     if len(row.sentences) == 2:
         altered = PAIR_CYCLE[attempt % len(PAIR_CYCLE)]
-    else:
-        altered = (0,)
     sentences = list(row.sentences)
     for i in altered:
         words = mask_or_replace(row.sentences[i], row.tags[i], rates, words_by_tag, rng)
@@ -108,21 +109,18 @@ def join_words(sentences: list[list[str]]) -> str:
     return "\t".join(" ".join(words) for words in sentences)
 
 
-def synthetic_rows(rows: list[TaggedRow], originals: set[str], n_iter: int, rates: Rates,
-                   words_by_tag: dict[str, list[str]], rng: Random) -> Iterator[list[str]]:
-    """Yield a list for each row: the texts of its new synthetic rows, from n_iter attempts (§3.3).
+def synthetic_texts(row: TaggedRow, seen: set[str], n_iter: int, rates: Rates,
+                    words_by_tag: dict[str, list[str]], rng: Random) -> Iterator[str]:
+    """The new rows that n_iter attempts at one row give (§3.3), as the text cells of a TSV.
 
-    A synthetic row that equals one of the originals or an earlier synthetic row is dropped.
+    `seen` has all texts so far, original and synthetic: one that is there is dropped.
     """
-    seen = set(originals)
-    for row in rows:
-        new_texts = []
-        for attempt in range(n_iter):
-            text = join_words(augment_row(row, attempt, rates, words_by_tag, rng))
-            if text not in seen:
-                seen.add(text)
-                new_texts.append(text)
-        yield new_texts
+    for attempt in range(n_iter):
+        sentences = augment_row(row, attempt, rates, words_by_tag, rng)
+        text = join_words(sentences)
+        if text not in seen:
+            seen.add(text)
+            yield text
 
 
 # ---- The transfer set ----------------------------------------------------------------------------
@@ -154,9 +152,11 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     if n_iter is None:
         n_iter = 10 if is_pair else 20  # MNLI, QQP; SST-2
     tagger = Tagger()
+    rng = Random(seed)
     train_rows = []
-    originals = set()
-    num_rows = num_synthetic = 0
+    seen = set()
+    num_rows = 0
+    num_synthetic = 0
     with atomic_write(output) as f:
         f.write("sentence1\tsentence2\tlabel\n" if is_pair else "sentence\tlabel\n")
         source_rows = split_rows(source, find_dev(source))
@@ -164,15 +164,14 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             f.write("\t".join([*row.texts, row.label]) + "\n")  # the text as it is
             num_rows += 1
             tagged_row = tag_row(row.texts, tagger)
-            originals.add(join_words(tagged_row.sentences))
+            seen.add(join_words(tagged_row.sentences))
             if not is_held_out:
                 train_rows.append(tagged_row)
         words_by_tag = index_by_tag(train_rows)
-        made = synthetic_rows(train_rows, originals, n_iter, rates, words_by_tag, Random(seed))
-        for new_texts in progress(made, "augmenting", len(train_rows)):
-            for text in new_texts:
+        for row in progress(train_rows, "augmenting", len(train_rows)):
+            for text in synthetic_texts(row, seen, n_iter, rates, words_by_tag, rng):
                 f.write(text + "\t\n")  # an empty label
-            num_synthetic += len(new_texts)
+                num_synthetic += 1
     duplicates = n_iter * len(train_rows) - num_synthetic
     print(f"wrote {output}: {num_rows:,} original rows and {num_synthetic:,} synthetic rows "
           f"(n_iter {n_iter}, {duplicates:,} duplicates dropped)")
@@ -187,9 +186,9 @@ def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: 
     check_is_list("corpus", corpus)
     tagger = Tagger()
     rows = [tag_row([text], tagger) for text in [sentence, *corpus]]
-    originals = {join_words(rows[0].sentences)}
+    seen = {join_words(rows[0].sentences)}
     words_by_tag = index_by_tag(rows)
-    return next(synthetic_rows(rows[:1], originals, n_iter, rates, words_by_tag, Random(seed)))
+    return list(synthetic_texts(rows[0], seen, n_iter, rates, words_by_tag, Random(seed)))
 
 
 # ==== Supporting code: rows of a TSV ==============================================================
@@ -330,7 +329,8 @@ def use_existing(path: str) -> bool:
 
 
 def set_aside(path: str) -> None:
-    """Keep the file that --fresh recomputes; a run that resumes this one must not find it."""
+    """For --fresh: keep the file under another name, and forget a part that was finished."""
+    shutil.rmtree(path + ".parts", ignore_errors=True)
     if os.path.exists(path):
         os.replace(path, path + ".old")
         print(f"moved {path} to {path}.old")
@@ -410,7 +410,7 @@ def split_runs(punctuation: str) -> list[str]:
 
 
 # ---- The part-of-speech tagger -------------------------------------------------------------------
-COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pos_counts.tsv")
+COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pos_counts.json")
 EDGE = "EDGE"      # the tag before the first word and after the last
 MIN_RATIO = 0.03   # our choice: a word's tags below 0.03 times its best tag's probability are not
 #                    tried; 5 times as fast as 0.0001, and EWT dev accuracy is lower by only 0.0006
@@ -452,11 +452,13 @@ class Tagger:
     """
 
     def __init__(self, path: str = COUNTS):
-        words, following = read_counts(path)
+        with errors_in(path, "the counts that --treebank writes"), open(path, "rb") as f:
+            counts = json.load(f)
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
         # word, or feature of words -> its tags; a feature contains a space and a word does not
-        self.tags_of = defaultdict(Counter, words)
-        for word, tags in words.items():
+        self.tags_of = defaultdict(Counter)
+        for word, tags in counts["words"].items():
+            self.tags_of[word].update(tags)
             totals.update(tags)
             for feature in features(word)[:-1]:
                 # each word counts once, since unknown words resemble rare ones
@@ -465,7 +467,7 @@ class Tagger:
         self.prior = {tag: n / all_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P
         for last in self.prior:
-            p = smooth(following[last], self.prior)
+            p = smooth(Counter(counts["following"][last]), self.prior)
             self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
         self.scores_of = {}
 
@@ -502,34 +504,13 @@ class Tagger:
         return path[:-1]
 
 
-def read_counts(path: str) -> tuple[dict[str, Counter], dict[str, Counter]]:
-    """The tags of each word, and the tags that follow each tag.
-
-    A word's line is "film<TAB>NN 5 VB 1", a tag's is "> DT<TAB>JJ 3 NN 8".
-    """
-    words = {}
-    following = defaultdict(Counter)
-    for n, cells in read_lines(path):
-        if cells[0].startswith("# "):
-            continue
-        with errors_in(f"{path}, line {n}", "word<TAB>tag count tag count ..."):
-            key, numbers = cells
-            fields = numbers.split(" ")
-            tags = Counter()
-            for tag, count in zip(fields[::2], fields[1::2], strict=True):
-                tags[tag] = int(count)
-            if not key or min(tags.values()) < 1:
-                raise ValueError("found an empty word or a count below 1")
-            if key.startswith("> "):
-                following[key.removeprefix("> ")] = tags
-            else:
-                words[key] = tags
-    return words, following
-
-
 def count_treebank(path: str, source: str, output: str) -> None:
-    """Write pos_counts.tsv from a treebank in CoNLL-U: words in column 2, Penn tags in column 5."""
-    counts = defaultdict(Counter)
+    """Write pos_counts.json from a treebank in CoNLL-U: words in column 2, Penn tags in column 5.
+
+    {"source": ..., "words": {"film": {"NN": 5, "VB": 1}}, "following": {"DT": {"JJ": 3, "NN": 8}}}
+    """
+    words = defaultdict(Counter)      # word -> its tags
+    following = defaultdict(Counter)  # tag -> the tags that follow it
     tags = []  # of the sentence
     open_text = gzip.open if path.endswith(".gz") else open
     with errors_in(path), open_text(path, "rt", encoding="utf-8") as f:
@@ -537,22 +518,20 @@ def count_treebank(path: str, source: str, output: str) -> None:
             cells = line.split("\t")
             # 1-2 is a contraction; _ is no tag
             if len(cells) == 10 and cells[0].isdigit() and cells[4] != "_":
-                counts[cells[1].lower()][cells[4]] += 1
+                words[cells[1].lower()][cells[4]] += 1
                 tags.append(cells[4])
             elif line == "\n" and tags:  # the end of a sentence
                 for last, tag in zip([EDGE, *tags], [*tags, EDGE]):
-                    counts[f"> {last}"][tag] += 1
+                    following[last][tag] += 1
                 tags = []
-    if not counts:
+    if not words:
         raise UserError(f"{path}: no tagged words; expected a treebank in CoNLL-U")
     # our choice: no words of more than 20 letters, mostly addresses, to keep the file small
-    keys = [key for key in sorted(counts) if key[:2] == "> " or (len(key) <= 20 and " " not in key)]
+    words = {word: words[word] for word in words if len(word) <= 20 and " " not in word}
+    counts = {"source": source, "words": words, "following": following}
     with atomic_write(output) as f:
-        f.write(f"# Counts from {source}\n")
-        for key in keys:
-            fields = [f"{tag} {n}" for tag, n in sorted(counts[key].items())]
-            f.write(f"{key}\t{' '.join(fields)}\n")
-    print(f"wrote {output}: {len(keys):,} lines")
+        json.dump(counts, f, ensure_ascii=False, indent=0, sort_keys=True)
+    print(f"wrote {output}: {len(words):,} words")
 
 
 # ---- What all scripts share ----------------------------------------------------------------------
@@ -683,7 +662,7 @@ def main() -> None:
                         help="probability that only an n-gram is kept (default: 0.25; §3.3)")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
-                        help="make the tagger's pos_counts.tsv from DATA, a treebank in CoNLL-U; "
+                        help="make the tagger's pos_counts.json from DATA, a treebank in CoNLL-U; "
                         "SOURCE is its name, which is noted in the first line")
     args = parser.parse_args()
     if args.treebank:

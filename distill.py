@@ -81,7 +81,7 @@ class Dataset(NamedTuple):
 
 
 def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], settings: Settings,
-          output: str, key: dict, fresh: bool = False) -> tuple[int, dict[str, float]]:
+          output: str, key: dict) -> tuple[int, dict[str, float]]:
     """Train for settings.epochs, or until dev accuracy has not improved for settings.patience.
 
     Returns the number and the scores of the best epoch, whose student is saved to
@@ -96,10 +96,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     best_epoch = 0
     best_scores = {"acc": -1.0}
     state = None
-    if os.path.exists(student_path) and not fresh:  # the state does not hold the best epoch
+    if os.path.exists(student_path):  # the state does not hold the best epoch
         state = load_training_state(state_path, key)
-        if not state:
-            print(f"the first epoch will replace {student_path}")
     if state:
         epochs_done = state["epochs_done"]
         best_epoch = state["best_epoch"]
@@ -241,77 +239,77 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 
 # ---- The whole run -------------------------------------------------------------------------------
-class Files(NamedTuple):
-    train_path: str      # the training rows: STEM.logits.tsv, or for hard labels STEM.tsv
-    data: str            # STEM.tsv, beside which are the dev and test sets
-    vectors: str | None  # word vectors
-    output: str          # -> OUTPUT.student.pt
-
-
+# What exists is used again, and the run says so; --fresh makes the first two and the student again:
+#   STEM.transfer.tsv, STEM.logits.tsv      if their first rows are those of STEM.tsv
+#   OUTPUT.student.pt, OUTPUT.training.pt   of a stopped run with the same files and settings
+#   STEM.logits.tsv.parts                   of a stopped labelling of the same rows, by the teacher
+#   STEM.teacher, STEM.teacher.training.pt  if --teacher is absent, or it began from that teacher
 def whole_run(args: argparse.Namespace, settings: Settings, output: str,
               device: torch.device) -> None:
-    """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5)."""
+    """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5).
+
+    output: a stem -> OUTPUT.student.pt.
+    """
     if args.logits:
         train_path = args.logits
     elif settings.alpha == 1:
         train_path = args.data
     else:
-        train_path = label_transfer_set(args.data, args.n_iter, args.teacher, device, args.fresh)
-    files = Files(train_path, args.data, args.vectors, output)
+        train_path = label_transfer_set(args, device)
     print("\n== train the student")
-    scores = train_student(files, settings, device, args.fresh)
+    scores = train_student(args, train_path, output, settings, device)
     if args.table1:
         print("\n== hard labels")
-        hard_files = files._replace(train_path=args.data, output=output + ".hard")
-        hard = train_student(hard_files, settings._replace(alpha=1.0), device, args.fresh)
+        hard_settings = settings._replace(alpha=1.0)
+        hard = train_student(args, args.data, output + ".hard", hard_settings, device)
         print_table1(args.data, train_path, scores, hard)
         os.remove(output + ".hard.training.pt")
     os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
 
 
-def label_transfer_set(data: str, n_iter: int | None, teacher: str | None, device: torch.device,
-                       fresh: bool) -> str:
-    """Augment and label the rows of `data`, STEM.tsv -> STEM.logits.tsv.
-
-    A file that exists is used, unless fresh; with STEM.logits.tsv no transfer set is needed.
-    """
-    stem = dataset_stem(data)
+def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
+    """Augment and label the rows: STEM.tsv -> STEM.transfer.tsv -> STEM.logits.tsv."""
+    stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
-    if fresh:
-        prepare_teacher(teacher, data, device)  # nothing is set aside if it cannot be had
+    if args.fresh:
+        prepare_teacher(args.teacher, args.data, device)  # nothing is set aside if there is none
         set_aside(transfer_path)
         set_aside(logits_path)
     if os.path.exists(logits_path):
-        check_same_rows(data, logits_path)
+        check_same_rows(args.data, logits_path)
     elif use_existing(transfer_path):
-        check_same_rows(data, transfer_path)
+        check_same_rows(args.data, transfer_path)
     else:
-        make_transfer_set(data, transfer_path, n_iter)
+        make_transfer_set(args.data, transfer_path, args.n_iter)
     # if the logits exist, it says so and returns
-    label_file(transfer_path, logits_path, teacher, None, device, fresh)
+    label_file(transfer_path, logits_path, args.teacher, None, device)
     return logits_path
 
 
-def train_student(files: Files, settings: Settings, device: torch.device,
-                  fresh: bool) -> dict[str, float]:
-    """Read the data, train a student and save it; returns its scores on dev. Raises UserError."""
-    columns = read_columns(files.train_path)
+def train_student(args: argparse.Namespace, train_path: str, output: str, settings: Settings,
+                  device: torch.device) -> dict[str, float]:
+    """Read the data, train a student and save it; returns its scores on dev.
+
+    train_path: the training rows, STEM.logits.tsv or for hard labels STEM.tsv. Raises UserError.
+    """
+    columns = read_columns(train_path)
+    dev_path = find_dev(args.data)
     if settings.alpha < 1 and not columns.logits:
-        raise UserError(f"{files.train_path}, line 1: expected columns logit_0, logit_1, ... as "
+        raise UserError(f"{train_path}, line 1: expected columns logit_0, logit_1, ... as "
                         "teacher_logits.py writes them (--alpha 1 needs none)")
-    classes = find_classes(files.train_path)
+    classes = find_classes(train_path)
     # the words of the training rows; then add_vectors adds those of dev and test that have a vector
     vocabulary = {MASK: 0}
-    rows = read_train(files.train_path, find_dev(files.data))
-    train_set = make_dataset(files.train_path, rows, vocabulary, classes, add_words=True)
-    print_counts(files.train_path, train_set.labels, classes)
+    rows = read_train(train_path, dev_path)
+    train_set = make_dataset(train_path, rows, vocabulary, classes, add_words=True)
+    print_counts(train_path, train_set.labels, classes)
     vectors = {}
-    if files.vectors:
-        vectors = add_vectors(files.vectors, vocabulary, words_of_stem(files.data))
+    if args.vectors:
+        vectors = add_vectors(args.vectors, vocabulary, words_of_stem(args.data))
     else:
         print(f"words     {len(vocabulary):,}, with random vectors (--vectors FILE reads word2vec)")
-    dev_sets = load_dev_sets(files, vocabulary, classes)
+    dev_sets = load_dev_sets(train_path, args.data, vocabulary, classes)
     torch.manual_seed(settings.seed)
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, columns.is_pair)
@@ -319,14 +317,16 @@ def train_student(files: Files, settings: Settings, device: torch.device,
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
     key = {**settings._asdict(), "device": device.type,
            "vocabulary": crc32(" ".join(vocabulary).encode())}
-    inputs = {"rows": files.train_path, "dev": find_dev(files.data), "vectors": files.vectors}
+    inputs = {"rows": train_path, "dev": dev_path, "vectors": args.vectors}
     for name, path in inputs.items():
         if path:
             key[name] = checksum(path)
     student = Student(model.to(device), vocabulary, classes)
-    epoch, scores = train(student, train_set, dev_sets, settings, files.output, key, fresh)
+    if args.fresh and os.path.exists(output + ".training.pt"):
+        os.remove(output + ".training.pt")
+    epoch, scores = train(student, train_set, dev_sets, settings, output, key)
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
-          f"{settings.seed} rows {files.train_path} student {files.output}.student.pt", flush=True)
+          f"{settings.seed} rows {train_path} student {output}.student.pt", flush=True)
     return scores
 
 
@@ -354,22 +354,22 @@ def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
             note(f"class {name} has only {count} labelled rows")
 
 
-def load_dev_sets(files: Files, vocabulary: dict[str, int],
+def load_dev_sets(train_path: str, data: str, vocabulary: dict[str, int],
                   classes: list[str]) -> dict[str, Dataset]:
     """The dev set, and for MNLI its mismatched one as "mm-". Raises UserError."""
-    stem = dataset_stem(files.data)
-    paths = {"": find_dev(files.data)}
+    stem = dataset_stem(data)
+    paths = {"": find_dev(data)}
     if os.path.exists(stem + ".dev-mm.tsv"):
         paths["mm-"] = stem + ".dev-mm.tsv"
-    is_pair = read_columns(files.train_path).is_pair
+    is_pair = read_columns(train_path).is_pair
     dev_sets = {}
     for prefix, path in paths.items():
         if path and read_columns(path).is_pair != is_pair:
             raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
-        rows = read_dev(files.train_path, path)
-        dev_sets[prefix] = make_dataset(path or files.train_path, rows, vocabulary, classes)
+        rows = read_dev(train_path, path)
+        dev_sets[prefix] = make_dataset(path or train_path, rows, vocabulary, classes)
     labelled = len(dev_sets[""].labels)
-    print(f"dev       {labelled:,} labelled rows of {paths[''] or files.train_path}")
+    print(f"dev       {labelled:,} labelled rows of {paths[''] or train_path}")
     if not paths[""]:
         note(f"there is no {stem}.dev.tsv, so every tenth labelled row is held out")
     if labelled < 20:
@@ -462,8 +462,10 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
                  "intermediate_size": 4096, "max_position_embeddings": 512, "vocab_size": 30522,
                  "type_vocab_size": 2, "layer_norm_eps": 1e-12}, 2).to(device).eval()
     ids = torch.randint(30522, (32, 128), device=device)  # 128 tokens a row, padding included
+    lengths = torch.full((32,), 128, device=device)
+    batch = [(ids, lengths), (torch.zeros_like(ids), lengths)]  # the tokens and their segments
     with torch.inference_mode():
-        bert_seconds = measure(lambda: bert(ids, torch.zeros_like(ids), None)) * total / len(ids)
+        bert_seconds = measure(lambda: bert(*batch)) * total / len(ids)
     student_seconds = measure(lambda: predict_logits(student, sides)) * total / len(texts)
     bert_size = sum(p.numel() for p in bert.parameters())
     print(f"\ntable 2: seconds for the {total:,} rows of {data}, scaled from {len(ids)} rows of "

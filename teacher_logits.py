@@ -24,7 +24,7 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
 from math import ceil
-from typing import Iterator, NamedTuple, TextIO
+from typing import Iterable, Iterator, NamedTuple, TextIO
 from urllib.error import HTTPError
 
 import numpy as np
@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
                      errors_in, find_classes, find_dev, note, number_in, progress, read_columns,
                      read_dev, read_rows, read_train, run, set_aside, sort_classes, use_existing)
-from bilstm import (class_indices, evaluate, load, load_training_state, pad, pick_device, save,
-                    shuffled_batches, token_batches)
+from bilstm import (Sentences, class_indices, evaluate, load, load_training_state, make_batch,
+                    pick_device, predict_logits, row_lengths, save, shuffled_batches)
 
 DROPOUT = 0.1  # BERT's own; in training only
 
@@ -62,7 +62,7 @@ class Layer(nn.Module):
         self.output = nn.ModuleDict({"dense": nn.Linear(inner, d),
                                      "LayerNorm": nn.LayerNorm(d, eps)})
 
-    def forward(self, x: Tensor, mask: Tensor | None, n: int) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, n: int) -> Tensor:
         """The states of the tokens, (B, T, D) -> the new states of the first n, (B, n, D).
 
         n is T, but 1 in the last layer: of its states only that of [CLS] is needed.
@@ -101,12 +101,16 @@ class Bert(nn.Module):
             "pooler": nn.ModuleDict({"dense": nn.Linear(d, d)})})
         self.classifier = nn.Linear(d, num_classes)
 
-    def forward(self, ids: Tensor, segments: Tensor, mask: Tensor | None) -> Tensor:
-        """ids, segments (B, T); mask (B, 1, 1, T), False on padding, or None -> logits (B, C)."""
+    def forward(self, tokens: tuple[Tensor, Tensor], segments: tuple[Tensor, Tensor]) -> Tensor:
+        """Both are (ids, lengths), (B, T) and (B,), as bilstm.pad makes them -> logits (B, C)."""
+        ids, lengths = tokens
+        segment_ids, _ = segments
+        positions = torch.arange(ids.shape[1], device=ids.device)                       # (T,)
+        mask = (positions < lengths[:, None])[:, None, None]    # (B, 1, 1, T), False on padding
         p = DROPOUT * self.training
         embed = self.bert["embeddings"]
-        positions = embed["position_embeddings"].weight[:ids.shape[1]]                  # (T, D)
-        x = embed["word_embeddings"](ids) + embed["token_type_embeddings"](segments) + positions
+        x = embed["word_embeddings"](ids) + embed["position_embeddings"](positions)     # (B, T, D)
+        x = x + embed["token_type_embeddings"](segment_ids)
         x = F.dropout(embed["LayerNorm"](x), p)                                         # (B, T, D)
         *layers, last_layer = self.bert["encoder"]["layer"]
         for layer in layers:
@@ -124,12 +128,6 @@ IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000
                        "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
 
 
-class Encoded(NamedTuple):
-    """A row as BERT reads it: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`."""
-    ids: list[int]
-    segments: list[int]  # 0 for the first sentence, 1 for the second
-
-
 class WordPiece:
     """BERT's tokenizer; uncased if no token of its vocabulary has a capital letter."""
 
@@ -140,8 +138,16 @@ class WordPiece:
         self.max_length = min(MAX_LENGTH, max_length)
         self.cached_split_word = lru_cache(maxsize=1 << 18)(self.split_word)
 
-    def encode(self, texts: tuple[str, ...]) -> Encoded:
-        """One text or two -> Encoded; longest-first truncation to max_length tokens."""
+    def encode_rows(self, rows: Iterable[Row]) -> list[Sentences]:
+        """Two sides, as the student has for pairs: the token ids of all rows, their segments."""
+        ids, segments = zip(*[self.encode(row.texts) for row in rows])
+        return [ids, segments]
+
+    def encode(self, texts: tuple[str, ...]) -> tuple[list[int], list[int]]:
+        """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`: its token ids and its segments, 0 or 1.
+
+        Of more than max_length tokens the last ones of the longer text are cut.
+        """
         sides = []
         for text in texts:
             ids = []
@@ -158,7 +164,7 @@ class WordPiece:
         for segment, side in enumerate(sides):
             ids += [*side, self.vocabulary["[SEP]"]]
             segments += [segment] * (len(side) + 1)
-        return Encoded(ids, segments)
+        return ids, segments
 
     def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
@@ -201,16 +207,6 @@ def normalize_char(c: str, uncased: bool) -> str:
     return c.lower() if uncased else c
 
 
-def collate(rows: list[Encoded], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-    """ids, segments (B, T), 0 on padding; mask (B, 1, 1, T), or None if nothing is padded."""
-    ids, lengths = pad([row.ids for row in rows], device)
-    segments, _ = pad([row.segments for row in rows], device)
-    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]                 # (B, T)
-    if mask.all():
-        return ids, segments, None
-    return ids, segments, mask[:, None, None]
-
-
 # ---- Labelling (§3.1) ----------------------------------------------------------------------------
 CHUNK = 4096  # our choice: rows that are saved together, a minute of BERT-base on two cores
 
@@ -228,16 +224,9 @@ class Teacher(NamedTuple):
     classes: list[str]  # the labels that the model's outputs stand for, in their order
 
 
-@torch.inference_mode()
 def label_rows(teacher: Teacher, rows: list[Row]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows."""
-    model = teacher.model.eval()
-    device = model.classifier.weight.device
-    encoded = [teacher.tokenizer.encode(row.texts) for row in rows]
-    logits = torch.empty(len(rows), len(teacher.classes))
-    lengths = torch.tensor([len(row.ids) for row in encoded])
-    for index in token_batches(lengths):
-        logits[index] = model(*collate([encoded[i] for i in index], device)).cpu()
+    logits = predict_logits(teacher.model, teacher.tokenizer.encode_rows(rows))
     if not logits.isfinite().all():
         raise UserError("the teacher's logits are not finite; are its weights damaged?")
     return logits
@@ -254,33 +243,38 @@ def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
         print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
 
-def read_chunks(data: str, prefix: str) -> Iterator[tuple[int, str, list[Row]]]:
-    """The rows of `data`, CHUNK at a time: a chunk's number, the path of its logits, its rows."""
+def read_chunks(data: str) -> Iterator[list[Row]]:
+    """The rows of `data`, CHUNK at a time."""
     rows = read_rows(data)
-    number = 0
     while chunk := list(islice(rows, CHUNK)):
-        yield number, f"{prefix}{number:06}.pt", chunk
-        number += 1
+        yield chunk
+
+
+def finished_chunks(prefix: str) -> list[str]:
+    return sorted(glob.glob(glob.escape(prefix) + "*.tsv"))
 
 
 def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
     """Write the rows of `data` with the teacher's logits. Raises UserError.
 
-    Each chunk's logits are saved in a file of its own, which an interrupted run leaves to the next.
-    Of W processes (torchrun) the first labels chunks 0, W, 2W, ..., the second 1, W + 1, ...; when
-    all have finished, the first joins the rows and their logits.
+    Each chunk is a file of its own, which an interrupted run leaves to the next. Of W processes
+    (torchrun) the first labels chunks 0, W, 2W, ..., the second 1, W + 1, ...; when all have
+    finished, the first joins the chunks.
     """
     rank, world_size = torchrun_rank()
     total = ceil(count_rows(data) / CHUNK)
-    for number, path, rows in progress(read_chunks(data, prefix), "labelling, chunks", total):
+    for number, rows in enumerate(progress(read_chunks(data), "labelling, chunks", total)):
+        path = f"{prefix}{number:06}.tsv"
         if number % world_size == rank and not os.path.exists(path):
-            save(path, label_rows(teacher, rows))
+            with atomic_write(path) as f:
+                write_rows(f, rows, label_rows(teacher, rows))
     barrier()
     if rank == 0:
         with atomic_write(output) as f:
             write_header(f, read_columns(data).is_pair, teacher.classes)
-            for _, path, rows in read_chunks(data, prefix):
-                write_rows(f, rows, load(path))
+            for path in finished_chunks(prefix):
+                with open(path, encoding="utf-8", newline="\n") as chunk:
+                    shutil.copyfileobj(chunk, f)
         shutil.rmtree(os.path.dirname(prefix))
         print(f"wrote {output}")
 
@@ -316,22 +310,20 @@ def dev_logits(logits: str) -> str:
 
 
 def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
-               device: torch.device, fresh: bool = False) -> None:
+               device: torch.device) -> None:
     """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
 
-    A chunk's file, such as sst2.logits.tsv.parts/1a2b3c4d-000007.pt, is named by a key of the rows
+    A chunk's file, such as sst2.logits.tsv.parts/1a2b3c4d-000007.tsv, is named by a key of the rows
     and the teacher, so that only a run with the same ones resumes from it.
     """
     parts = output + ".parts"  # the folder of the chunks, until the output is complete
-    if not fresh and use_existing(output):
+    if use_existing(output):
         shutil.rmtree(parts, ignore_errors=True)  # there if a run was stopped before its last step
         return
     read_columns(data)  # before long work: is it a TSV?
     rank, _ = torchrun_rank()
     if rank == 0:
         prepare_teacher(name, data, device)  # may download it, or fine-tune it
-        if fresh:
-            shutil.rmtree(parts, ignore_errors=True)
     barrier()
     checkpoint = prepare_teacher(name, data, device)  # from the disk
     teacher = load_teacher(checkpoint, data, label_order, device)
@@ -340,12 +332,11 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     prefix = os.path.join(parts, f"{zlib.crc32(repr(key).encode()):08x}-")
     if rank == 0:
         print(f"teacher   {checkpoint.folder}")
-        finished = glob.glob(glob.escape(prefix) + "*.pt")
+        finished = len(finished_chunks(prefix))
         if finished:
-            print(f"resuming after {len(finished)} chunks of {CHUNK:,} rows")
+            print(f"resuming after {finished} chunks of {CHUNK:,} rows")
         elif data != find_dev(data):  # else its own output has the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
-        set_aside(output)  # it exists only with --fresh; the teacher is now known to be usable
     os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
 
@@ -371,7 +362,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     dev_rows = list(read_dev(data, dev_path))
     if not dev_rows or data == dev_path:  # the latter: to train on the dev set is a mistake
         raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
-    encoded = [checkpoint.tokenizer.encode(row.texts) for row in train_rows]
+    sides = checkpoint.tokenizer.encode_rows(train_rows)
     targets = make_targets(train_rows, classes, data)
     dev_labels = class_indices([row.label for row in dev_rows], classes, dev_path or data)
     key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
@@ -395,7 +386,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
                 continue
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
             torch.manual_seed(seed * 100003 + epochs_done)
-            loss = train_epoch(model, optimizer, encoded, targets, lr, epoch, epochs)
+            loss = train_epoch(model, optimizer, sides, targets, lr, epoch, epochs)
             accuracy = evaluate(label_rows(teacher, dev_rows), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
                   f"dev acc {accuracy:.4f}", flush=True)
@@ -419,18 +410,17 @@ def make_targets(rows: list[Row], classes: list[str], path: str) -> Tensor:
     return class_indices([row.label for row in rows], classes, path)
 
 
-def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Encoded],
+def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, sides: list[Sentences],
                 targets: Tensor, lr: float, epoch: int, epochs: int) -> float:
     """One pass over the rows; targets are classes (N,) or logits (N, C). Returns the mean loss."""
     model.train()
     device = model.classifier.weight.device
-    lengths = torch.tensor([len(row.ids) for row in encoded])
-    batches = shuffled_batches(lengths, FINE_TUNING_BATCH)
+    batches = shuffled_batches(row_lengths(sides), FINE_TUNING_BATCH)
     total_loss = 0.0
     for step, index in enumerate(progress(batches, f"fine-tuning, epoch {epoch + 1}, batches")):
         steps_done = epoch * len(batches) + step
         optimizer.param_groups[0]["lr"] = lr * warmup_decay(steps_done, epochs * len(batches))
-        logits = model(*collate([encoded[i] for i in index], device))
+        logits = model(*make_batch(sides, index, device))
         target = targets[index].to(device)
         if target.dim() == 1:
             loss = F.cross_entropy(logits, target)
@@ -441,7 +431,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, encoded: list[Enc
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as in BERT
         optimizer.step()
         total_loss += loss.detach() * len(index)
-    mean_loss = float(total_loss) / len(encoded)
+    mean_loss = float(total_loss) / len(targets)
     if not np.isfinite(mean_loss):
         raise UserError(f"the loss is not finite; try a smaller --lr than {lr:g}")
     return mean_loss
@@ -680,7 +670,10 @@ def main() -> None:
     if not args.fine_tune:
         stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
-        return label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
+        if args.fresh and torchrun_rank()[0] == 0:
+            set_aside(output)
+        barrier()
+        return label_file(args.tsv, output, args.teacher, args.label_order, device)
     own = dataset_stem(args.tsv) + ".teacher"
     if os.path.isdir(own):
         raise UserError(f"{own} exists; remove it to train another")
