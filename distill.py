@@ -92,19 +92,15 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     optimizer = make_optimizer(student.model)
     student_path = output + ".student.pt"
     state_path = output + ".training.pt"
-    epochs_done = 0
-    best_epoch = 0
-    best_scores = {"acc": -1.0}
-    state = None
-    if os.path.exists(student_path):  # the state does not hold the best epoch
-        state = load_training_state(state_path, key)
-    if state:
-        epochs_done = state["epochs_done"]
-        best_epoch = state["best_epoch"]
-        best_scores = state["best_scores"]
+    state = {"epochs_done": 0, "best_epoch": 0, "best_scores": {"acc": -1.0}}
+    if os.path.exists(student_path):  # else the best epoch would be lost
+        state = load_training_state(state_path, key) or state
+    if state["epochs_done"]:
         student.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    for epoch in range(epochs_done + 1, settings.epochs + 1):
+    best_epoch = state["best_epoch"]
+    best_scores = state["best_scores"]
+    for epoch in range(state["epochs_done"] + 1, settings.epochs + 1):
         if epoch > best_epoch + settings.patience:
             print(f"stopping: dev accuracy has not improved for {settings.patience} epochs")
             break
@@ -345,10 +341,8 @@ def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     """How many rows each class has in training."""
     # labels are -1 (none), 0, 1, ...
     unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
-    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label", end="")
-    for name, count in zip(classes, counts):
-        print(f", {count:,} of class {name}", end="")
-    print()
+    shown = [f"{count:,} of class {name}" for name, count in zip(classes, counts)]
+    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label, {', '.join(shown)}")
     for name, count in zip(classes, counts):
         if count < 5:
             note(f"class {name} has only {count} labelled rows")

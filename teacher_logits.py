@@ -337,6 +337,7 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
             print(f"resuming after {finished} chunks of {CHUNK:,} rows")
         elif data != find_dev(data):  # else its own output has the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
+    barrier()
     os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
 
@@ -367,10 +368,10 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     dev_labels = class_indices([row.label for row in dev_rows], classes, dev_path or data)
     key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
            "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
-    saved = {"best": -1.0, "epochs_done": 0}
+    state = {"epochs_done": 0, "best": -1.0}
     if os.path.isdir(best_folder):  # else the best epoch would be lost
-        saved = load_training_state(state_path, key) or saved
-    best = saved["best"]
+        state = load_training_state(state_path, key) or state
+    best = state["best"]
     for lr_index, lr in enumerate(learning_rates):
         torch.manual_seed(seed)  # for the new classifier
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
@@ -378,11 +379,11 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
             epochs_done = lr_index * epochs + epoch + 1  # of all learning rates, with this one
-            if epochs_done < saved["epochs_done"]:
+            if epochs_done < state["epochs_done"]:
                 continue
-            if epochs_done == saved["epochs_done"]:  # the last one before the interruption
-                model.load_state_dict(saved["model"])
-                optimizer.load_state_dict(saved["optimizer"])
+            if epochs_done == state["epochs_done"]:  # the last one before the interruption
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
                 continue
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
             torch.manual_seed(seed * 100003 + epochs_done)
