@@ -145,8 +145,8 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
     n_iter: attempts for each row; the default is that of §3.3. Without a dev set every tenth
-    labelled row is held out to be one: it is written too, but has no synthetic rows.
-    Raises UserError.
+    labelled row is held out to be one: it is written too, but has no synthetic rows, and whoever
+    trains on the file leaves it out again (`read_train`). Raises UserError.
     """
     is_pair = read_columns(source).is_pair
     if n_iter is None:
@@ -168,7 +168,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             if not is_held_out:
                 train_rows.append(tagged_row)
         words_by_tag = index_by_tag(train_rows)
-        for row in progress(train_rows, "augmenting", len(train_rows)):
+        for row in progress(train_rows, "augmenting"):
             for text in synthetic_texts(row, seen, n_iter, rates, words_by_tag, rng):
                 f.write(text + "\t\n")  # an empty label
                 num_synthetic += 1
@@ -321,7 +321,7 @@ def count_rows(path: str) -> int:
 
 
 def use_existing(path: str) -> bool:
-    """True if `path` exists. It may be anyone's file, and is not compared with the options."""
+    """True if `path` exists. Which options made it is not known, and not checked."""
     if not os.path.exists(path):
         return False
     print(f"using existing {path}, whatever options made it (--fresh recomputes it)")
@@ -329,7 +329,7 @@ def use_existing(path: str) -> bool:
 
 
 def set_aside(path: str) -> None:
-    """For --fresh: keep the file under another name, and forget a part that was finished."""
+    """For --fresh: rename the file to PATH.old, and delete the chunks of a stopped labelling."""
     shutil.rmtree(path + ".parts", ignore_errors=True)
     if os.path.exists(path):
         os.replace(path, path + ".old")
@@ -369,11 +369,11 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
-# punctuation, the word, punctuation; the word may begin with ' [ - and end with ' ] -
+# punctuation, the word, punctuation; ' [ - before it and ' ] - after it belong to it: 's [MASK] --
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")               # (|well-made|),
 REPEATED = re.compile(r"[?!]+|(.)\1*")                               # )|,|...
 CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")                # do|n't  it|'s
-# before a period: one of these, one letter as in j. r., or one or two after a period as in u.s.
+# before a period: one of these; one letter, as in j. r.; one or two after a period, as in u.s.
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")
 
@@ -417,7 +417,10 @@ MIN_RATIO = 0.03   # our choice: a word's tags below 0.03 times its best tag's p
 
 
 def features(word: str) -> list[str]:
-    """Its shape with 0 to 3 last letters, then the word: "film" -> "a ", "a m", ..., "film"."""
+    """The word's shape with its 0 to 3 last letters, then the word.
+
+    "film" -> ["a ", "a m", "a lm", "a ilm", "film"]
+    """
     shape = "-"
     if word.isalpha():
         shape = "a"
@@ -454,6 +457,7 @@ class Tagger:
     def __init__(self, path: str = COUNTS):
         with errors_in(path, "the counts that --treebank writes"), open(path, "rb") as f:
             counts = json.load(f)
+            following = counts["following"]
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
         # word, or feature of words -> its tags; a feature contains a space and a word does not
         self.tags_of = defaultdict(Counter)
@@ -467,14 +471,14 @@ class Tagger:
         self.prior = {tag: n / all_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P
         for last in self.prior:
-            p = smooth(Counter(counts["following"][last]), self.prior)
+            p = smooth(Counter(following[last]), self.prior)
             self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
         self.scores_of = {}
 
     def tag_scores(self, word: str) -> list[tuple[str, int]]:
         """The likely tags of a word, each with the logarithm of P(tag | word) / P(tag)."""
         if word not in self.scores_of:
-            # "film": all words, "a ", "a m", "a lm", "a ilm", "film"; each is the prior of the next
+            # all words, "a ", "a m", "a lm", "a ilm", "film": each is the prior of the next
             p = self.prior
             for feature in features(word):
                 p = smooth(self.tags_of.get(feature, Counter()), p)
@@ -497,7 +501,7 @@ class Tagger:
                 candidates = []
                 for last, (score, path) in best.items():
                     candidates.append((score + self.transition[last][tag], path))
-                score, path = max(candidates)  # in a tie the last path, so the result is fixed
+                score, path = max(candidates)  # equal scores: max compares the paths
                 new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
@@ -541,7 +545,7 @@ class UserError(Exception):
 
 @contextmanager
 def errors_in(what: str, expected: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a UserError that names it."""
+    """Turn whatever goes wrong in the block into a UserError that names the file, or `what`."""
     try:
         yield
     except UserError:
@@ -566,7 +570,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
         if os.path.exists(part):
             os.remove(part)
         if isinstance(error, OSError):
-            error.filename = path  # for the message, which would name `part`
+            error.filename = path  # for the message, which would otherwise name `part`
         raise
 
 
@@ -595,12 +599,12 @@ def progress(items: Iterable, title: str, total: int | None = None) -> Iterator:
 
 @lru_cache(maxsize=None)
 def note(message: str) -> None:
-    """Print a note once, however often a file is read."""
+    """Print a note once: the cache answers a second call with the same message."""
     print(f"note: {message}", file=sys.stderr, flush=True)
 
 
 def check_is_list(name: str, texts: list) -> None:
-    """A single string is a sequence of strings too, so this mistake would pass unnoticed."""
+    """Raise TypeError for a single string, whose letters would else be taken for sentences."""
     if not isinstance(texts, (list, tuple)):
         raise TypeError(f"{name}: expected a list of sentences, got {type(texts).__name__}")
 
@@ -628,11 +632,14 @@ def number_in(kind: type, low: float, high: float) -> Callable[[str], float]:
 
 
 def run(main: Callable[[], None], kept: str) -> None:
-    """Run a script. A UserError is one line on stderr and exit code 2; Ctrl-C is exit code 130."""
+    """Run a script. A UserError is one line on stderr and exit code 2; Ctrl-C is exit code 130.
+
+    kept: what the user is told about files when the script is stopped.
+    """
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output, such as `head`, has finished
+    except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
@@ -663,7 +670,7 @@ def main() -> None:
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--treebank", metavar="SOURCE",
                         help="make the tagger's pos_counts.json from DATA, a treebank in CoNLL-U; "
-                        "SOURCE is its name, which is noted in the first line")
+                        "SOURCE is its name, which the file keeps")
     args = parser.parse_args()
     if args.treebank:
         return count_treebank(args.data, args.treebank, args.output or COUNTS)

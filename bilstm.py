@@ -7,7 +7,8 @@
 In reading order: the network, batches, prediction. After the line "Supporting code": word
 vectors, the student's file, the command line. distill.py trains the student.
 
-Shapes: B batch, T words of the longest sentence, E embedding, H hidden units, C classes.
+Shapes: N rows, B batch, T words of the longest sentence, V vocabulary, E embedding, H hidden units,
+C classes.
 """
 import gzip
 import io
@@ -39,7 +40,7 @@ class BiLSTM(nn.Module):
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
         input_size = 2 * vectors.shape[1]
         # A BiLSTM is two LSTMs, the second of which reads the words in reverse. nn.LSTM's
-        # bidirectional=True over packed sentences is the same, but a tenth slower on two cores.
+        # bidirectional=True over packed sentences gives the same, a tenth slower on two cores.
         self.forward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
         self.backward_lstm = nn.LSTM(input_size, hidden, batch_first=True)
         width = 8 * hidden if pair else 2 * hidden  # a pair: four vectors of 2H
@@ -50,8 +51,8 @@ class BiLSTM(nn.Module):
     def encode(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
-        Both LSTMs read the sentence before the padding, so the state at lengths - 1 has seen none
-        of it. The backward LSTM's is the state after the sentence's first word.
+        In both LSTMs the padding comes after the words, so the state at lengths - 1 has not seen
+        it. In the backward LSTM this is the state after the sentence's first word.
         """
         x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)       # (B, T, 2E)
         h_forward, _ = self.forward_lstm(x)                               # (B, T, H)
@@ -91,13 +92,14 @@ def reverse(x: Tensor, lengths: Tensor) -> Tensor:
 
 # ---- Batches and prediction ----------------------------------------------------------------------
 Sentences = list[list[int]]  # the token ids of N sentences
-# `sides` is a list of one Sentences or, for pairs, of two: the first sentences, the second ones.
+# `sides` is a list of one Sentences or, for pairs, of two: the first sentences and the second ones.
+# Of two pairs: sides = [[[5, 7], [5]], [[8], [9, 2]]]; pair 0 is [5, 7] and [8].
 
 
 def token_ids(words: list[str], vocabulary: dict[str, int]) -> list[int]:
     """["a", "zyzzyva", "film"] -> [5, 0, 7]
 
-    Id 0 is [MASK], the unknown word. Padding has it too, but no state that is used has read it.
+    Id 0 is [MASK], the unknown word. Padding also has id 0, but no state that is used has read it.
     """
     words = words or [MASK]  # an empty sentence
     return [vocabulary.get(word, 0) for word in words]
@@ -123,7 +125,7 @@ def make_batch(sides: list[Sentences], index: Tensor,
 
 
 def row_lengths(sides: list[Sentences]) -> Tensor:
-    """(N,) the words of each row, of the longer sentence of a pair, to group similar rows."""
+    """(N,) the number of words of each row; of a pair, of its longer sentence."""
     return torch.tensor([max(map(len, row)) for row in zip(*sides)])
 
 
@@ -150,7 +152,8 @@ def predict_logits(model: nn.Module, sides: list[Sentences]) -> Tensor:
     logits = []
     for index in order.split(PREDICTION_BATCH):
         logits.append(model(*make_batch(sides, index, device)).cpu())
-    return torch.cat(logits)[torch.argsort(order)]
+    inverse = torch.argsort(order)  # back to the order of the rows
+    return torch.cat(logits)[inverse]
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -193,7 +196,7 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
 
 
 def classify_rows(student: Student, rows: list[tuple[str, ...]]) -> list[tuple[str, float]]:
-    """`classify` for rows as the command line has them: one text, ("a fine film",), or two."""
+    """The same for rows as tuples: one text, ("a fine film",), or two."""
     if not rows:
         return []
     sides = [encode_texts(texts, student.vocabulary) for texts in zip(*rows)]
@@ -218,7 +221,7 @@ def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
             for word, vector in read(io.BufferedReader(f), wanted):
                 if word in wanted:
                     found[word] = vector
-                else:  # "film" keeps its own vector, if it has one
+                else:  # "Film" does not replace the vector of "film"
                     found.setdefault(word.lower(), vector)
     return found
 
@@ -259,7 +262,7 @@ def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray
 # ---- Files of weights ----------------------------------------------------------------------------
 def save(path: str, state: dict) -> None:
     """torch.save, moved into place when it is complete."""
-    with errors_in(path), open(path + ".part", "wb") as f:  # errors: such as a full disk
+    with errors_in(path), open(path + ".part", "wb") as f:  # for example a full disk
         torch.save(state, f)
     os.replace(path + ".part", path)
 
@@ -317,7 +320,7 @@ def pick_device(name: str | None = None) -> torch.device:
         name = "mps"
     with errors_in(f"--device {name}", "a device that torch has here: cuda, mps or cpu"):
         device = torch.device(name or "cpu")
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device)  # fails here if there is no such device
         return device
 
 

@@ -87,13 +87,13 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     Returns the number and the scores of the best epoch, whose student is saved to
     OUTPUT.student.pt. The state after each epoch is saved too, so that an interrupted run with the
     same key (settings and files) resumes and, on a CPU, ends with the same student. A run that has
-    ended leaves no state: the same command trains again. dev_sets: "" is the one that decides.
+    ended leaves no state: the same command trains again. dev_sets: "" chooses the best epoch.
     """
     optimizer = make_optimizer(student.model)
     student_path = output + ".student.pt"
     state_path = output + ".training.pt"
     state = {"epochs_done": 0, "best_epoch": 0, "best_scores": {"acc": -1.0}}
-    if os.path.exists(student_path):  # else the best epoch would be lost
+    if os.path.exists(student_path):  # without it, the best epoch is lost
         state = load_training_state(state_path, key) or state
     if state["epochs_done"]:
         student.model.load_state_dict(state["model"])
@@ -106,7 +106,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
             break
         start = time.monotonic()
         # each epoch has a seed of its own, so that a resumed run draws the same numbers
-        torch.manual_seed(settings.seed * 100003 + epoch)  # a prime, so that no two seeds meet
+        torch.manual_seed(settings.seed * 100003 + epoch)  # more than there are epochs
         loss = train_epoch(student.model, optimizer, train_set, settings, f"epoch {epoch}, batches")
         seconds = time.monotonic() - start
         scores = dev_scores(student.model, dev_sets)
@@ -127,7 +127,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass, in random batches of rows of similar length; returns the mean loss of a batch."""
+    """One pass, in random batches of rows of similar length; returns the mean of their losses."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -235,14 +235,16 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 
 # ---- The whole run -------------------------------------------------------------------------------
-# What exists is used again, and the run says so; --fresh makes the first two and the student again:
-#   STEM.transfer.tsv, STEM.logits.tsv      if their first rows are those of STEM.tsv
-#   OUTPUT.student.pt, OUTPUT.training.pt   of a stopped run with the same files and settings
-#   STEM.logits.tsv.parts                   of a stopped labelling of the same rows, by the teacher
-#   STEM.teacher, STEM.teacher.training.pt  if --teacher is absent, or it began from that teacher
+# What exists is used again, and the run says so:
+#   STEM.transfer.tsv, STEM.logits.tsv      always; an error if they do not begin with its rows
+#   STEM.logits.tsv.parts                   after a stop, for the same rows and the same teacher
+#   STEM.teacher                            always; an error if --teacher names another start
+#   STEM.teacher.training.pt                after a stop, for the same rows and settings
+#   OUTPUT.student.pt, OUTPUT.training.pt   after a stop, for the same files and settings
+# --fresh makes all of them again but the teacher.
 def whole_run(args: argparse.Namespace, settings: Settings, output: str,
               device: torch.device) -> None:
-    """Augment and label, unless there are logits; distill; for table 1 hard labels too (§5).
+    """Augment and label, unless there are logits; distill; with --table1 also train on hard labels.
 
     output: a stem -> OUTPUT.student.pt.
     """
@@ -278,7 +280,7 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
         check_same_rows(args.data, transfer_path)
     else:
         make_transfer_set(args.data, transfer_path, args.n_iter)
-    # if the logits exist, it says so and returns
+    # it returns at once if the logits exist
     label_file(transfer_path, logits_path, args.teacher, None, device)
     return logits_path
 
@@ -333,16 +335,16 @@ def check_same_rows(data: str, path: str) -> None:
     for row in read_rows(data):
         other = next(rows_of_path, None)
         if other is None or (row.texts, row.label) != (other.texts, other.label):
-            raise UserError(f"{path}: its rows are not those of {data}; recompute it with --fresh, "
-                            "or train on it as it is with --logits")
+            raise UserError(f"{path}: its first rows are not those of {data}; recompute it with "
+                            "--fresh, or train on it as it is with --logits")
 
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     """How many rows each class has in training."""
-    # labels are -1 (none), 0, 1, ...
+    # labels are -1 (none), 0, 1, ...; bincount takes no negative numbers
     unlabelled, *counts = torch.bincount(labels + 1, minlength=len(classes) + 1).tolist()
-    shown = [f"{count:,} of class {name}" for name, count in zip(classes, counts)]
-    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label, {', '.join(shown)}")
+    shown = ", ".join(f"{count:,} of class {name}" for name, count in zip(classes, counts))
+    print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label, {shown}")
     for name, count in zip(classes, counts):
         if count < 5:
             note(f"class {name} has only {count} labelled rows")
@@ -445,8 +447,8 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of a BERT-large and the student, with random weights.
 
     As usual for BERT, its rows are padded to 128 tokens, in batches of 32; the student's batches
-    are of similar lengths, 4,096 tokens each. (The paper's are of 512 rows.) Which words a sentence
-    has hardly changes the time, so all are unknown here.
+    are 128 rows of similar lengths. (The paper's are 512 rows.) Which words a sentence has hardly
+    changes the time, so all are unknown here.
     """
     total = count_rows(data)
     texts = [row.texts for row in islice(read_rows(data), 2048)]
@@ -544,7 +546,8 @@ def main() -> None:
                         help="ReLU units (default: 200; §4.2 also has 400)")
     parser.add_argument("--batch-size", type=count, help="default: 50, for pairs 256; §4.2")
     parser.add_argument("--epochs", type=count, default=default.epochs,
-                        help="at most (default: 30); it stops when dev has not improved for 5")
+                        help="at most (default: 30); it stops when dev has not improved for "
+                        f"{default.patience}")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0, help="default: 0")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     parser.add_argument("--fresh", action="store_true",

@@ -42,7 +42,8 @@ DROPOUT = 0.1  # BERT's own; in training only
 
 
 class Layer(nn.Module):
-    """One encoder layer: self-attention, then two linear maps; residuals and LayerNorm after each.
+    """One encoder layer: self-attention, then a feed-forward network; after each the residual sum
+    and LayerNorm.
 
     The parameters have the names that they have in published checkpoints, such as
     bert.encoder.layer.0.attention.self.query.weight; each ModuleDict supplies one part of such a
@@ -139,14 +140,18 @@ class WordPiece:
         self.cached_split_word = lru_cache(maxsize=1 << 18)(self.split_word)
 
     def encode_rows(self, rows: Iterable[Row]) -> list[Sentences]:
-        """Two sides, as the student has for pairs: the token ids of all rows, their segments."""
+        """The token ids of all rows, and their segments.
+
+        They are two sides, as of the student's pairs, so `make_batch` and `predict_logits` serve
+        both models.
+        """
         ids, segments = zip(*[self.encode(row.texts) for row in rows])
         return [ids, segments]
 
     def encode(self, texts: tuple[str, ...]) -> tuple[list[int], list[int]]:
         """`[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`: its token ids and its segments, 0 or 1.
 
-        Of more than max_length tokens the last ones of the longer text are cut.
+        If there are more than max_length tokens, the last ones of the longer text are removed.
         """
         sides = []
         for text in texts:
@@ -154,7 +159,8 @@ class WordPiece:
             for word in self.split_text(text):
                 ids += self.cached_split_word(word)
             sides.append(ids)
-        # the same lists; in a tie the side that was shorter at first is cut, as in transformers
+        # by_length holds the same lists, so pop() shortens a side; of equally long ones that which
+        # was shorter at first, as in transformers
         by_length = sorted(sides, key=len)
         room = self.max_length - 1 - len(sides)  # without [CLS] and a [SEP] for each side
         while sum(map(len, sides)) > room:
@@ -268,7 +274,7 @@ def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
         if number % world_size == rank and not os.path.exists(path):
             with atomic_write(path) as f:
                 write_rows(f, rows, label_rows(teacher, rows))
-    barrier()
+    barrier()  # all chunks are finished
     if rank == 0:
         with atomic_write(output) as f:
             write_header(f, read_columns(data).is_pair, teacher.classes)
@@ -296,7 +302,7 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
-    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} held-out rows of {dev or data}; "
+    print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} dev rows of {dev or data}; "
           f"majority-class baseline {majority:.4f}", flush=True)
     if accuracy < majority:
         raise UserError("the teacher is less accurate than the majority-class baseline; if its "
@@ -324,8 +330,8 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     rank, _ = torchrun_rank()
     if rank == 0:
         prepare_teacher(name, data, device)  # may download it, or fine-tune it
-    barrier()
-    checkpoint = prepare_teacher(name, data, device)  # from the disk
+    barrier()  # the others wait until it is on the disk
+    checkpoint = prepare_teacher(name, data, device)
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
            label_order, CHUNK]
@@ -334,10 +340,10 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         print(f"teacher   {checkpoint.folder}")
         finished = len(finished_chunks(prefix))
         if finished:
-            print(f"resuming after {finished} chunks of {CHUNK:,} rows")
-        elif data != find_dev(data):  # else its own output has the dev rows' logits
+            print(f"resuming with {finished} finished chunks of {CHUNK:,} rows")
+        elif data != find_dev(data):  # else `output` itself will hold the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
-    barrier()
+    barrier()  # the others wait until the teacher has passed
     os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
 
@@ -361,7 +367,9 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     classes = find_classes(data)
     train_rows = [row for row in read_train(data, dev_path) if row.label or row.logits]
     dev_rows = list(read_dev(data, dev_path))
-    if not dev_rows or data == dev_path:  # the latter: to train on the dev set is a mistake
+    if data == dev_path:
+        raise UserError(f"{data}: this is the dev set; expected training rows")
+    if not dev_rows:
         raise UserError(f"{data}: expected labelled dev rows in {dataset_stem(data)}.dev.tsv")
     sides = checkpoint.tokenizer.encode_rows(train_rows)
     targets = make_targets(train_rows, classes, data)
@@ -378,7 +386,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
-            epochs_done = lr_index * epochs + epoch + 1  # of all learning rates, with this one
+            epochs_done = lr_index * epochs + epoch + 1  # this one included, over all rates
             if epochs_done < state["epochs_done"]:
                 continue
             if epochs_done == state["epochs_done"]:  # the last one before the interruption
@@ -386,7 +394,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
                 optimizer.load_state_dict(state["optimizer"])
                 continue
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
-            torch.manual_seed(seed * 100003 + epochs_done)
+            torch.manual_seed(seed * 100003 + epochs_done)  # more than there are epochs
             loss = train_epoch(model, optimizer, sides, targets, lr, epoch, epochs)
             accuracy = evaluate(label_rows(teacher, dev_rows), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
@@ -473,7 +481,8 @@ def read_checkpoint(folder: str) -> Checkpoint:
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
-    """The header's length in 8 bytes; the header in JSON, name -> dtype, shape, offsets; data."""
+    """The format: the header's length in 8 bytes; the header in JSON, name -> dtype, shape and
+    offsets; the data."""
     with open(path, "rb") as f:
         length = int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(length))
@@ -562,7 +571,9 @@ def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkp
 def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | None,
                  device: torch.device) -> Teacher:
     """The model, with its outputs in our order of the classes. Raises UserError."""
-    labels = {row.label for row in read_dev(data, find_dev(data))}
+    labels = {row.label for row in read_rows(data)}
+    labels |= {row.label for row in read_rows(find_dev(data) or data)}
+    labels.discard("")
     num_classes = len(checkpoint.weights["classifier.weight"])
     classes = label_order or name_outputs(checkpoint, labels)
     if len(set(classes)) != num_classes or not labels <= set(classes):
@@ -570,7 +581,7 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
                         f" and the labels {sort_classes(labels)}; teacher_logits.py names the "
                         "outputs with --label-order a,b,...")
     model = build(checkpoint, num_classes).to(device)
-    order = [classes.index(name) for name in sort_classes(classes)]  # our i-th is their order[i]-th
+    order = [classes.index(name) for name in sort_classes(classes)]
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
     return Teacher(model, checkpoint.tokenizer, sort_classes(classes))
@@ -627,14 +638,14 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     except (OSError, RuntimeError) as error:
         if isinstance(error, HTTPError) and error.code == 404:
             return False
-        raise UserError(f"{url}: {error}; offline: rows on disk with --teacher FOLDER, --logits "
-                        "FILE or --alpha 1 (sample.tsv without --fresh needs none)") from None
+        raise UserError(f"{url}: {error}; without a network, use --teacher FOLDER or "
+                        "distill.py's --logits FILE or --alpha 1") from None
     return True
 
 
 # ---- Several processes ---------------------------------------------------------------------------
 def torchrun_rank() -> tuple[int, int]:
-    """This process' number and the number of processes; 0, 1 without torchrun."""
+    """The process's number and the number of processes; 0, 1 without torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -658,13 +669,14 @@ def main() -> None:
                         help="what the teacher's outputs stand for (default: as config.json says)")
     parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")
     parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
-                        help="of --fine-tune, each in turn (default: 2e-5 3e-5 4e-5 5e-5; §4)")
+                        help="with --fine-tune: each in turn (default: 2e-5 3e-5 4e-5 5e-5; §4)")
     parser.add_argument("--epochs", type=number_in(int, 1, 1000), default=3,
-                        help="of --fine-tune, at each rate (our choice, as in BERT: 3)")
+                        help="with --fine-tune: at each rate (our choice, as in BERT: 3)")
     parser.add_argument("--seed", type=number_in(int, 0, 1 << 31), default=0,
-                        help="of --fine-tune (default: 0)")
+                        help="with --fine-tune (default: 0)")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
-    parser.add_argument("--fresh", action="store_true", help="label again what is labelled")
+    parser.add_argument("--fresh", action="store_true",
+                        help="label all rows again; an old output is kept as *.old")
     parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
     device = pick_device(args.device)
