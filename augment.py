@@ -457,11 +457,12 @@ class Tagger:
     def __init__(self, path: str = COUNTS):
         with errors_in(path, "the counts that --treebank writes"), open(path, "rb") as f:
             counts = json.load(f)
+            words = counts["words"]
             following = counts["following"]
         totals = Counter({EDGE: 1e-6})  # so small that no word is tagged as an edge
         # word, or feature of words -> its tags; a feature contains a space and a word does not
         self.tags_of = defaultdict(Counter)
-        for word, tags in counts["words"].items():
+        for word, tags in words.items():
             self.tags_of[word].update(tags)
             totals.update(tags)
             for feature in features(word)[:-1]:
@@ -471,7 +472,7 @@ class Tagger:
         self.prior = {tag: n / all_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P
         for last in self.prior:
-            p = smooth(Counter(following[last]), self.prior)
+            p = smooth(Counter(following.get(last)), self.prior)
             self.transition[last] = {tag: integer_log(p[tag]) for tag in p}
         self.scores_of = {}
 

@@ -148,7 +148,8 @@ def predict_logits(model: nn.Module, sides: list[Sentences]) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows. The model: a BiLSTM or a BERT."""
     model.eval()
     device = next(model.parameters()).device
-    order = torch.argsort(row_lengths(sides), stable=True)  # similar lengths need little padding
+    # similar lengths need little padding; the longest first, which need the most memory
+    order = torch.argsort(row_lengths(sides), descending=True, stable=True)
     logits = []
     for index in order.split(PREDICTION_BATCH):
         logits.append(model(*make_batch(sides, index, device)).cpu())
@@ -262,9 +263,11 @@ def read_binary(f: BinaryIO, wanted: set[str]) -> Iterator[tuple[str, np.ndarray
 # ---- Files of weights ----------------------------------------------------------------------------
 def save(path: str, state: dict) -> None:
     """torch.save, moved into place when it is complete."""
-    with errors_in(path), open(path + ".part", "wb") as f:  # for example a full disk
-        torch.save(state, f)
-    os.replace(path + ".part", path)
+    with atomic_write(path) as f:
+        try:
+            torch.save(state, f.buffer)
+        except RuntimeError as error:  # torch raises it for Ctrl-C and for a full disk, too
+            raise error.__context__ or error
 
 
 def load(path: str) -> dict:
@@ -325,9 +328,8 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 # ---- The command line ----------------------------------------------------------------------------
-def answer_lines(student: Student) -> None:
-    """Classify each line of standard input; a pair has a tab between its sentences."""
-    pair = student.model.pair
+def stdin_rows(pair: bool) -> Iterator[tuple[str, ...]]:
+    """The lines of standard input; a pair has a tab between its sentences."""
     count = 2 if pair else 1
     expected = "two sentences with a tab between" if pair else "one sentence"
     if sys.stdin.isatty():
@@ -337,7 +339,7 @@ def answer_lines(student: Student) -> None:
             texts = tuple(line.decode().rstrip("\r\n").split("\t"))
             if len(texts) != count:
                 raise ValueError(f"found {len(texts)}")
-        print_answers([texts], classify_rows(student, [texts]))
+        yield texts
 
 
 def print_answers(rows: Iterable[tuple[str, ...]], answers: list[tuple[str, float]]) -> None:
@@ -356,7 +358,13 @@ def main() -> None:
         raise UserError("-o needs a TSV; without one, the answers are printed")
     student = load_student(args.student, args.device)
     if not args.tsv:
-        return answer_lines(student)
+        lines = stdin_rows(student.model.pair)
+        if not sys.stdin.isatty():
+            rows = list(lines)
+            return print_answers(rows, classify_rows(student, rows))
+        for texts in lines:  # what is typed is answered line by line
+            print_answers([texts], classify_rows(student, [texts]))
+        return
     if read_columns(args.tsv).is_pair != student.model.pair:
         expected = "pairs" if student.model.pair else "single sentences"
         raise UserError(f"{args.tsv}: this student expects {expected}")

@@ -35,7 +35,7 @@ from augment import (MASK, Parser, Row, UserError, atomic_write, checksum, count
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_training_state, make_batch, pick_device, predict_logits, read_vectors,
                     row_lengths, save, save_student, shuffled_batches, token_ids)
-from teacher_logits import Bert, dev_logits, download, label_file, prepare_teacher
+from teacher_logits import (Bert, dev_logits, download, label_file, prepare_teacher, torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -364,6 +364,8 @@ def load_dev_sets(train_path: str, data: str, vocabulary: dict[str, int],
             raise UserError(f"{path}: expected single sentences or pairs, as the training rows are")
         rows = read_dev(train_path, path)
         dev_sets[prefix] = make_dataset(path or train_path, rows, vocabulary, classes)
+        if not len(dev_sets[prefix].labels):
+            raise UserError(f"{path or train_path}: no labelled rows to measure accuracy")
     labelled = len(dev_sets[""].labels)
     print(f"dev       {labelled:,} labelled rows of {paths[''] or train_path}")
     if not paths[""]:
@@ -574,6 +576,8 @@ def main() -> None:
 
 def check_command(args: argparse.Namespace, stem: str) -> None:
     """Reject unusable options before long work starts. Raises UserError."""
+    if torchrun_rank()[1] > 1:
+        raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if args.data != stem + ".tsv":
         raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
                         "between its columns; save a .csv as tab-separated text")
@@ -581,8 +585,10 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
         raise UserError("--teacher and --n-iter cannot be combined with --logits or --alpha 1")
     if args.table1 and args.alpha == 1:
         raise UserError("--table1 trains both students; leave --alpha 1 out")
-    folder = os.path.dirname(args.output or stem) or "."
-    if not os.access(folder, os.W_OK):
+    folder, name = os.path.split(args.output or stem)
+    if not name:
+        raise UserError(f"-o {args.output}: expected a stem, such as {args.output}run1")
+    if not os.access(folder or ".", os.W_OK):
         raise UserError(f"{folder}: no such folder, or it cannot be written")
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")

@@ -326,7 +326,6 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     if use_existing(output):
         shutil.rmtree(parts, ignore_errors=True)  # there if a run was stopped before its last step
         return
-    read_columns(data)  # before long work: is it a TSV?
     rank, _ = torchrun_rank()
     if rank == 0:
         prepare_teacher(name, data, device)  # may download it, or fine-tune it
@@ -680,10 +679,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
     device = pick_device(args.device)
+    read_columns(args.tsv)  # before long work: is it a TSV?
     if not args.fine_tune:
         stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
         if args.fresh and torchrun_rank()[0] == 0:
+            prepare_teacher(args.teacher, args.tsv, device)  # nothing is set aside without one
             set_aside(output)
         barrier()
         return label_file(args.tsv, output, args.teacher, args.label_order, device)
@@ -692,7 +693,6 @@ def main() -> None:
         raise UserError(f"{own} exists; remove it to train another")
     if torchrun_rank()[1] > 1:
         raise UserError("--fine-tune: expected a single process; torchrun is for labelling")
-    read_columns(args.tsv)  # before a download: is it a TSV?
     checkpoint = fetch_teacher(args.teacher or BASE)
     fine_tune(args.tsv, checkpoint, device, args.lr, args.epochs, args.seed)
 
