@@ -227,6 +227,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
                     seed: int) -> Tensor:
     """(V, E): a word's vector, or uniform in +-0.25 if it has none (DeepLo 2019, §4.2)."""
     width = len(next(iter(vectors.values()))) if vectors else 300                     # §4.2
+    # of its own, so that the model's weights do not depend on the number of words
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.empty(len(vocabulary), width).uniform_(-0.25, 0.25, generator=generator)
     for word, vector in vectors.items():
@@ -236,7 +237,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 # ---- The whole run -------------------------------------------------------------------------------
 # What exists is used again, and the run says so:
-#   STEM.transfer.tsv, STEM.logits.tsv      always; an error if they do not begin with its rows
+#   STEM.transfer.tsv, STEM.logits.tsv      always; an error if their first rows are not STEM.tsv's
 #   STEM.logits.tsv.parts                   after a stop, for the same rows and the same teacher
 #   STEM.teacher                            always; an error if --teacher names another start
 #   STEM.teacher.training.pt                after a stop, for the same rows and settings
@@ -313,12 +314,8 @@ def train_student(args: argparse.Namespace, train_path: str, output: str, settin
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, columns.is_pair)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
           f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
-    key = {**settings._asdict(), "device": device.type,
-           "vocabulary": crc32(" ".join(vocabulary).encode())}
-    inputs = {"rows": train_path, "dev": dev_path, "vectors": args.vectors}
-    for name, path in inputs.items():
-        if path:
-            key[name] = checksum(path)
+    files = {"rows": train_path, "dev": dev_path, "vectors": args.vectors}
+    key = training_key(settings, device, vocabulary, files)
     student = Student(model.to(device), vocabulary, classes)
     if args.fresh and os.path.exists(output + ".training.pt"):
         os.remove(output + ".training.pt")
@@ -326,6 +323,16 @@ def train_student(args: argparse.Namespace, train_path: str, output: str, settin
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
           f"{settings.seed} rows {train_path} student {output}.student.pt", flush=True)
     return scores
+
+
+def training_key(settings: Settings, device: torch.device, vocabulary: dict[str, int],
+                 files: dict[str, str | None]) -> dict:
+    """All that a run must share with an interrupted one to resume it: settings, checksums."""
+    key = {**settings._asdict(), "device": device.type}
+    key["vocabulary"] = crc32(" ".join(vocabulary).encode())  # with words of dev and test
+    for name, path in files.items():
+        key[name] = checksum(path) if path else None
+    return key
 
 
 # ==== Supporting code: the rows of a run ==========================================================
