@@ -637,9 +637,9 @@ def run(main: Callable[[], None], kept: str) -> None:
 
     kept: what the user is told about files when the script is stopped.
     """
+    sys.stdout.reconfigure(line_buffering=True)  # so that notes and errors stand in their place
     try:
         main()
-        sys.stdout.flush()
     except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -189,11 +189,13 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
     For pairs, `texts` is a list of (first, second).
     """
     check_is_list("texts", texts)
-    if not student.model.pair:
-        return classify_rows(student, [(text,) for text in texts])
-    if any(isinstance(pair, str) or len(pair) != 2 for pair in texts):
-        raise TypeError("texts: expected a list of pairs, (first, second)")
-    return classify_rows(student, texts)
+    if student.model.pair:
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in texts):
+            raise TypeError("texts: expected a list of pairs, (first, second)")
+        return classify_rows(student, texts)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("texts: expected a list of sentences, each a string")
+    return classify_rows(student, [(text,) for text in texts])
 
 
 def classify_rows(student: Student, rows: list[tuple[str, ...]]) -> list[tuple[str, float]]:
@@ -344,7 +346,7 @@ def stdin_rows(pair: bool) -> Iterator[tuple[str, ...]]:
 
 def print_answers(rows: Iterable[tuple[str, ...]], answers: list[tuple[str, float]]) -> None:
     for texts, (label, probability) in zip(rows, answers):
-        print(label, f"{probability:.4f}", *texts, sep="\t", flush=True)
+        print(label, f"{probability:.4f}", *texts, sep="\t")
 
 
 def main() -> None:

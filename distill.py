@@ -20,6 +20,7 @@ import zipfile
 from array import array
 from itertools import islice
 from math import isfinite
+from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 from zlib import crc32
 
@@ -118,7 +119,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
             mark = "  best"
         rate = len(train_set.labels) / seconds
         print(f"epoch {epoch:2}  loss {loss:8.4f}  dev {format_scores(scores)}  {seconds:6.1f}s  "
-              f"{rate:6,.0f} rows/s{mark}", flush=True)
+              f"{rate:6,.0f} rows/s{mark}")
         save(state_path, {"key": key, "epochs_done": epoch, "best_epoch": best_epoch,
                           "best_scores": best_scores, "model": student.model.state_dict(),
                           "optimizer": optimizer.state_dict()})
@@ -262,8 +263,9 @@ def whole_run(args: argparse.Namespace, settings: Settings, output: str,
         hard_settings = settings._replace(alpha=1.0)
         hard = train_student(args, args.data, output + ".hard", hard_settings, device)
         print_table1(args.data, train_path, scores, hard)
-        os.remove(output + ".hard.training.pt")
-    os.remove(output + ".training.pt")  # at the end, so that a stopped --table1 resumes
+        Path(output + ".hard.training.pt").unlink(missing_ok=True)
+    # at the end, so that a stopped --table1 resumes
+    Path(output + ".training.pt").unlink(missing_ok=True)
 
 
 def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
@@ -313,15 +315,15 @@ def train_student(args: argparse.Namespace, train_path: str, output: str, settin
     embeddings = make_embeddings(vocabulary, vectors, settings.seed)
     model = BiLSTM(embeddings, len(classes), settings.hidden, settings.fc, columns.is_pair)
     print(f"student   {model.num_parameters():,} parameters without embeddings; alpha "
-          f"{settings.alpha:g}, batch {settings.batch_size}, {device}", flush=True)
+          f"{settings.alpha:g}, batch {settings.batch_size}, {device}")
     files = {"rows": train_path, "dev": dev_path, "vectors": args.vectors}
     key = training_key(settings, device, vocabulary, files)
     student = Student(model.to(device), vocabulary, classes)
-    if args.fresh and os.path.exists(output + ".training.pt"):
-        os.remove(output + ".training.pt")
+    if args.fresh:
+        Path(output + ".training.pt").unlink(missing_ok=True)
     epoch, scores = train(student, train_set, dev_sets, settings, output, key)
     print(f"result dev {format_scores(scores)} epoch {epoch} alpha {settings.alpha:g} seed "
-          f"{settings.seed} rows {train_path} student {output}.student.pt", flush=True)
+          f"{settings.seed} rows {train_path} student {output}.student.pt")
     return scores
 
 

@@ -303,11 +303,12 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} dev rows of {dev or data}; "
-          f"majority-class baseline {majority:.4f}", flush=True)
+          f"majority-class baseline {majority:.4f}")
     if accuracy < majority:
-        raise UserError("the teacher is less accurate than the majority-class baseline; if its "
-                        "outputs are in another order than was assumed, name them with "
-                        "teacher_logits.py --label-order a,b,...")
+        raise UserError("the teacher is less accurate than the majority-class baseline: if it was "
+                        f"fine-tuned here, remove {dataset_stem(data)}.teacher and train one with "
+                        "teacher_logits.py --fine-tune and more --epochs; else its outputs may be "
+                        "in another order, which teacher_logits.py --label-order names")
 
 
 def dev_logits(logits: str) -> str:
@@ -397,7 +398,7 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
             loss = train_epoch(model, optimizer, sides, targets, lr, epoch, epochs)
             accuracy = evaluate(label_rows(teacher, dev_rows), dev_labels)["acc"]
             print(f"lr {lr:g}  epoch {epoch + 1} of {epochs}  loss {loss:.4f}  "
-                  f"dev acc {accuracy:.4f}", flush=True)
+                  f"dev acc {accuracy:.4f}")
             if accuracy > best:
                 best = accuracy
                 save_teacher(best_folder, checkpoint, teacher)
@@ -630,7 +631,7 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     path = os.path.join(folder, os.path.basename(url))
     if os.path.exists(path):
         return True
-    print(f"downloading {url}", flush=True)
+    print(f"downloading {url}")
     socket.setdefaulttimeout(30)  # seconds; torch.hub has none, and would wait for ever
     try:
         torch.hub.download_url_to_file(url, path, sha256, progress=sys.stderr.isatty())
