@@ -113,7 +113,8 @@ def synthetic_texts(row: TaggedRow, seen: set[str], n_iter: int, rates: Rates,
                     words_by_tag: dict[str, list[str]], rng: Random) -> Iterator[str]:
     """The new rows that n_iter attempts at one row give (§3.3), as the text cells of a TSV.
 
-    `seen` has all texts so far, original and synthetic: one that is there is dropped.
+    `seen` has the texts of all rows so far, original and synthetic, and grows here: one that it
+    has is dropped.
     """
     for attempt in range(n_iter):
         sentences = augment_row(row, attempt, rates, words_by_tag, rng)
@@ -179,7 +180,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
 
 def augment_sentence(sentence: str, corpus: list[str], n_iter: int = 20, rates: Rates = Rates(),
                      seed: int = 0) -> list[str]:
-    """The synthetic variants of one sentence; the corpus supplies the words for replacement.
+    """The synthetic variants of one sentence; its words and the corpus' are those for replacement.
 
     augment_sentence("a fine film", ["a dull plot"]) -> ["a fine plot", "a [MASK] film", ...]
     """
@@ -379,7 +380,7 @@ ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|br
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words as in the Penn Treebank; SST-2 is already split so, and does not change.
+    """Lower-case words, nearly as in the Penn Treebank; SST-2's are so already, and do not change.
 
     "It's [MASK], don't worry!" -> ["it", "'s", "[MASK]", ",", "do", "n't", "worry", "!"]
     """
@@ -561,7 +562,10 @@ def errors_in(what: str, expected: str = "") -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: str) -> Iterator[TextIO]:
-    """A text file that is moved to `path` when the block ends: complete, or not there at all."""
+    """A text file that is moved to `path` when the block ends: complete, or not there at all.
+
+    Bytes are written to its `buffer`.
+    """
     part = f"{path}.{os.getpid()}.part"
     try:
         with open(part, "w", encoding="utf-8", newline="\n") as f:

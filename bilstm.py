@@ -51,8 +51,8 @@ class BiLSTM(nn.Module):
     def encode(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The last state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
-        In both LSTMs the padding comes after the words, so the state at lengths - 1 has not seen
-        it. In the backward LSTM this is the state after the sentence's first word.
+        In both LSTMs what lies beyond the length comes after the words, so the state at lengths - 1
+        has not seen it. In the backward LSTM this is the state after the sentence's first word.
         """
         x = torch.cat([self.trained(ids), self.frozen(ids)], dim=2)       # (B, T, 2E)
         h_forward, _ = self.forward_lstm(x)                               # (B, T, H)
@@ -199,7 +199,7 @@ def classify(student: Student, texts: list) -> list[tuple[str, float]]:
 
 
 def classify_rows(student: Student, rows: list[tuple[str, ...]]) -> list[tuple[str, float]]:
-    """The same for rows as tuples: one text, ("a fine film",), or two."""
+    """The same for rows that are tuples of one text, ("a fine film",), or of two."""
     if not rows:
         return []
     sides = [encode_texts(texts, student.vocabulary) for texts in zip(*rows)]

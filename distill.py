@@ -88,7 +88,8 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
     Returns the number and the scores of the best epoch, whose student is saved to
     OUTPUT.student.pt. The state after each epoch is saved too, so that an interrupted run with the
     same key (settings and files) resumes and, on a CPU, ends with the same student. A run that has
-    ended leaves no state: the same command trains again. dev_sets: "" chooses the best epoch.
+    ended leaves no state (`whole_run`): the same command trains again. The dev set named "" chooses
+    the best epoch; the others are only reported.
     """
     optimizer = make_optimizer(student.model)
     student_path = output + ".student.pt"
@@ -128,7 +129,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass, in random batches of rows of similar length; returns the mean of their losses."""
+    """One pass, in random batches of rows of similar length; returns the mean loss of the batches."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -228,7 +229,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
                     seed: int) -> Tensor:
     """(V, E): a word's vector, or uniform in +-0.25 if it has none (DeepLo 2019, §4.2)."""
     width = len(next(iter(vectors.values()))) if vectors else 300                     # §4.2
-    # of its own, so that the model's weights do not depend on the number of words
+    # a generator of their own, so that the model's weights do not depend on the number of words
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.empty(len(vocabulary), width).uniform_(-0.25, 0.25, generator=generator)
     for word, vector in vectors.items():
@@ -240,10 +241,10 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 # What exists is used again, and the run says so:
 #   STEM.transfer.tsv, STEM.logits.tsv      always; an error if their first rows are not STEM.tsv's
 #   STEM.logits.tsv.parts                   after a stop, for the same rows and the same teacher
-#   STEM.teacher                            always; an error if --teacher names another start
+#   STEM.teacher                            unless --teacher is another, fine-tuned one
 #   STEM.teacher.training.pt                after a stop, for the same rows and settings
 #   OUTPUT.student.pt, OUTPUT.training.pt   after a stop, for the same files and settings
-# --fresh makes all of them again but the teacher.
+# --fresh makes all of them again but the teacher and what --logits names.
 def whole_run(args: argparse.Namespace, settings: Settings, output: str,
               device: torch.device) -> None:
     """Augment and label, unless there are logits; distill; with --table1 also train on hard labels.
@@ -345,7 +346,7 @@ def check_same_rows(data: str, path: str) -> None:
         other = next(rows_of_path, None)
         if other is None or (row.texts, row.label) != (other.texts, other.label):
             raise UserError(f"{path}: its first rows are not those of {data}; recompute it with "
-                            "--fresh, or train on it as it is with --logits")
+                            "--fresh, or train on logits as they are with --logits")
 
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
@@ -440,8 +441,8 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     if os.path.exists(dev_path):
         rows = list(read_dev(dev_path, dev_path))  # of MNLI the matched rows only
         classes = read_columns(dev_path).classes
-        labels = class_indices([row.label for row in rows], classes, dev_path)
         if rows and classes:
+            labels = class_indices([row.label for row in rows], classes, dev_path)
             teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
     heading = ""
@@ -598,7 +599,7 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
     if not name:
         raise UserError(f"-o {args.output}: expected a stem, such as {args.output}run1")
     if not os.access(folder or ".", os.W_OK):
-        raise UserError(f"{folder}: no such folder, or it cannot be written")
+        raise UserError(f"{folder or '.'}: no such folder, or it cannot be written")
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")
 

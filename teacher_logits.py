@@ -159,8 +159,8 @@ class WordPiece:
             for word in self.split_text(text):
                 ids += self.cached_split_word(word)
             sides.append(ids)
-        # by_length holds the same lists, so pop() shortens a side; of equally long ones that which
-        # was shorter at first, as in transformers
+        # by_length holds the same lists, so pop() shortens a side; of equally long ones max() takes
+        # the first, which was shorter at the start, as in transformers
         by_length = sorted(sides, key=len)
         room = self.max_length - 1 - len(sides)  # without [CLS] and a [SEP] for each side
         while sum(map(len, sides)) > room:
@@ -387,9 +387,9 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
         teacher = Teacher(model, checkpoint.tokenizer, classes)
         for epoch in range(epochs):
             epochs_done = lr_index * epochs + epoch + 1  # this one included, over all rates
-            if epochs_done < state["epochs_done"]:
+            if epochs_done < state["epochs_done"]:  # finished before the interruption
                 continue
-            if epochs_done == state["epochs_done"]:  # the last one before the interruption
+            if epochs_done == state["epochs_done"]:  # the last one that was
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
                 continue
@@ -447,7 +447,7 @@ def train_epoch(model: Bert, optimizer: torch.optim.Optimizer, sides: list[Sente
 
 
 def warmup_decay(done: int, steps: int) -> float:
-    """From 0 to 1 over a tenth of the steps, then down to 0; our choice, as in BERT."""
+    """Up to 1 over a tenth of the steps, then down nearly to 0; our choice, as in BERT."""
     return min(1.0, (done + 1) / (0.1 * steps), (1 - done / steps) / 0.9)
 
 
