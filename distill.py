@@ -129,7 +129,7 @@ def train(student: Student, train_set: Dataset, dev_sets: dict[str, Dataset], se
 
 def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, train_set: Dataset,
                 settings: Settings, title: str) -> float:
-    """One pass, in random batches of rows of similar length; returns the mean of the batch losses."""
+    """One pass, in random batches of rows of similar length; returns the mean batch loss."""
     model.train()
     device = model.output.weight.device
     losses = []
