@@ -317,21 +317,24 @@ def dev_logits(logits: str) -> str:
 
 
 def label_file(data: str, output: str, name: str | None, label_order: list[str] | None,
-               device: torch.device) -> None:
+               device: torch.device, fresh: bool = False) -> None:
     """Prepare the teacher and label the rows of `data`, unless `output` exists. Raises UserError.
 
     A chunk's file, such as sst2.logits.tsv.parts/1a2b3c4d-000007.tsv, is named by a key of the rows
     and the teacher, so that only a run with the same ones resumes from it.
     """
     parts = output + ".parts"  # the folder of the chunks, until the output is complete
-    if use_existing(output):
+    if not fresh and use_existing(output):
         shutil.rmtree(parts, ignore_errors=True)  # there if a run was stopped before its last step
         return
     rank, _ = torchrun_rank()
     if rank == 0:
-        prepare_teacher(name, data, device)  # may download it, or fine-tune it
+        checkpoint = prepare_teacher(name, data, device)  # may download it, or fine-tune it
+        if fresh:
+            set_aside(output)  # not before there is a teacher
     barrier()  # the others wait until it is on the disk
-    checkpoint = prepare_teacher(name, data, device)
+    if rank > 0:
+        checkpoint = prepare_teacher(name, data, device)
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
            label_order, CHUNK]
@@ -381,18 +384,18 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
         state = load_training_state(state_path, key) or state
     best = state["best"]
     for lr_index, lr in enumerate(learning_rates):
+        finished = max(0, state["epochs_done"] - lr_index * epochs)  # epochs at this rate
+        if finished >= epochs:
+            continue
         torch.manual_seed(seed)  # for the new classifier
         model = build(checkpoint, len(classes), new_classifier=True).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr, fused=True)  # §4; fused: faster
         teacher = Teacher(model, checkpoint.tokenizer, classes)
-        for epoch in range(epochs):
+        if finished:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        for epoch in range(finished, epochs):
             epochs_done = lr_index * epochs + epoch + 1  # this one included, over all rates
-            if epochs_done < state["epochs_done"]:  # finished before the interruption
-                continue
-            if epochs_done == state["epochs_done"]:  # the last one that was
-                model.load_state_dict(state["model"])
-                optimizer.load_state_dict(state["optimizer"])
-                continue
             # each epoch has a seed of its own, so that a resumed run draws the same numbers
             torch.manual_seed(seed * 100003 + epochs_done)  # more than there are epochs
             loss = train_epoch(model, optimizer, sides, targets, lr, epoch, epochs)
@@ -571,8 +574,9 @@ def prepare_teacher(name: str | None, data: str, device: torch.device) -> Checkp
 def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | None,
                  device: torch.device) -> Teacher:
     """The model, with its outputs in our order of the classes. Raises UserError."""
-    labels = {row.label for row in read_rows(data)}
-    labels |= {row.label for row in read_rows(find_dev(data) or data)}
+    labels = set()
+    for path in {data, find_dev(data) or data}:
+        labels |= {row.label for row in read_rows(path)}
     labels.discard("")
     num_classes = len(checkpoint.weights["classifier.weight"])
     classes = label_order or name_outputs(checkpoint, labels)
@@ -684,11 +688,7 @@ def main() -> None:
     if not args.fine_tune:
         stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
-        if args.fresh and torchrun_rank()[0] == 0:
-            prepare_teacher(args.teacher, args.tsv, device)  # nothing is set aside without one
-            set_aside(output)
-        barrier()
-        return label_file(args.tsv, output, args.teacher, args.label_order, device)
+        return label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
     own = dataset_stem(args.tsv) + ".teacher"
     if os.path.isdir(own):
         raise UserError(f"{own} exists; remove it to train another")
