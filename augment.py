@@ -145,9 +145,9 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                       seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then the synthetic rows without a label.
 
-    n_iter: attempts for each row; the default is that of §3.3. Without a dev set every tenth
-    labelled row is held out to be one: it is written too, but has no synthetic rows, and whoever
-    trains on the file leaves it out again (`read_train`). Raises UserError.
+    n_iter: attempts for each row; the default is that of §3.3. Without a dev set one of every ten
+    labelled rows is held out: it is written too, but has no synthetic rows, and whoever trains on
+    the file leaves it out again (`read_train`). Raises UserError.
     """
     is_pair = read_columns(source).is_pair
     if n_iter is None:
@@ -302,16 +302,20 @@ def read_train(path: str, dev_path: str | None) -> Iterator[Row]:
 
 
 def split_rows(path: str, dev_path: str | None) -> Iterator[tuple[Row, bool]]:
-    """Each row, and whether it is held out: without a dev set, every tenth labelled row is.
+    """Each row, and whether it is held out: without a dev set, one of every ten labelled rows is.
 
     Synthetic rows have no label, so the same rows are held out of STEM.tsv and STEM.logits.tsv.
     """
+    rng = Random(0)
     num_labelled = 0
     for row in read_rows(path):
         is_held_out = False
         if row.label and not dev_path:
+            if num_labelled % 10 == 0:
+                # at random: where classes alternate, every tenth row would be of the same one
+                held_out = num_labelled + draw(10, rng)
+            is_held_out = num_labelled == held_out
             num_labelled += 1
-            is_held_out = num_labelled % 10 == 0
         yield row, is_held_out
 
 
@@ -335,6 +339,13 @@ def set_aside(path: str) -> None:
     if os.path.exists(path):
         os.replace(path, path + ".old")
         print(f"moved {path} to {path}.old")
+
+
+def check_folder(path: str) -> None:
+    """Raise UserError if no file can be written beside `path`."""
+    folder = os.path.dirname(path) or "."
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: no such folder, or it cannot be written")
 
 
 def checksum(path: str) -> int:
@@ -364,7 +375,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
     """The classes in a fixed order: numbers by value, else alphabetical."""
     names = set(labels) - {""}
     if all(name.isdecimal() for name in names):
-        return sorted(names, key=int)
+        return sorted(names, key=lambda name: (int(name), name))  # 1 before 01
     return sorted(names)
 
 
@@ -566,7 +577,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
     Bytes are written to its `buffer`.
     """
-    part = f"{path}.{os.getpid()}.part"
+    part = path + ".part"
     try:
         with open(part, "w", encoding="utf-8", newline="\n") as f:
             yield f
@@ -641,7 +652,8 @@ def run(main: Callable[[], None], kept: str) -> None:
 
     kept: what the user is told about files when the script is stopped.
     """
-    sys.stdout.reconfigure(line_buffering=True)  # so that notes and errors stand in their place
+    # lines, so that notes and errors stand in their place
+    sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         main()
     except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
@@ -682,6 +694,8 @@ def main() -> None:
     if args.p_mask + args.p_pos > 1:
         raise UserError("--p-mask and --p-pos: expected a sum of at most 1")
     output = args.output or args.data.removesuffix(".tsv") + ".transfer.tsv"
+    if output == args.data:
+        raise UserError(f"-o {output}: expected another file than the data")
     rates = Rates(args.p_mask, args.p_pos, args.p_ng)
     make_transfer_set(args.data, output, args.n_iter, rates, args.seed)
 

@@ -356,8 +356,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="write GLUE's `index` and `prediction` here instead")
     parser.add_argument("--device", help="default: cuda or mps if there is one, else cpu")
     args = parser.parse_args()
-    if args.output and not args.tsv:
-        raise UserError("-o needs a TSV; without one, the answers are printed")
+    if args.output and args.tsv in (None, args.output):
+        raise UserError("-o: expected a TSV to classify, and another file to write")
     student = load_student(args.student, args.device)
     if not args.tsv:
         lines = stdin_rows(student.model.pair)
@@ -381,7 +381,7 @@ def main() -> None:
     else:
         print_answers([row.texts for row in rows], answers)
     is_correct = [row.label == label for row, (label, _) in zip(rows, answers)
-                  if row.label not in ("", "-")]
+                  if row.label in student.classes]
     if is_correct:
         accuracy = sum(is_correct) / len(is_correct)
         print(f"accuracy {accuracy:.4f} on {len(is_correct):,} labelled rows", file=sys.stderr)

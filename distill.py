@@ -29,14 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from augment import (MASK, Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
-                     errors_in, find_classes, find_dev, make_transfer_set, note, number_in,
-                     progress, read_columns, read_dev, read_rows, read_train, run, set_aside,
-                     tokenize, use_existing)
+from augment import (MASK, Parser, Row, UserError, atomic_write, check_folder, checksum, count_rows,
+                     dataset_stem, errors_in, find_classes, find_dev, make_transfer_set, note,
+                     number_in, progress, read_columns, read_dev, read_rows, read_train, run,
+                     set_aside, tokenize, use_existing)
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_training_state, make_batch, pick_device, predict_logits, read_vectors,
                     row_lengths, save, save_student, shuffled_batches, token_ids)
-from teacher_logits import (Bert, dev_logits, download, label_file, prepare_teacher, torchrun_rank)
+from teacher_logits import (Bert, dev_logits, download, label_file, load_teacher, prepare_teacher,
+                            torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -274,8 +275,9 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
+    if args.fresh or not os.path.exists(logits_path):  # first of all: is there a teacher?
+        load_teacher(prepare_teacher(args.teacher, args.data, device), args.data, None, device)
     if args.fresh:
-        prepare_teacher(args.teacher, args.data, device)  # nothing is set aside if there is none
         set_aside(transfer_path)
         set_aside(logits_path)
     if os.path.exists(logits_path):
@@ -342,11 +344,12 @@ def training_key(settings: Settings, device: torch.device, vocabulary: dict[str,
 def check_same_rows(data: str, path: str) -> None:
     """Reject a file that was made before the rows of `data` were changed. Raises UserError."""
     rows_of_path = read_rows(path)
-    for row in read_rows(data):
-        other = next(rows_of_path, None)
-        if other is None or (row.texts, row.label) != (other.texts, other.label):
-            raise UserError(f"{path}: its first rows are not those of {data}; recompute it with "
-                            "--fresh, or train on logits as they are with --logits")
+    # row[:2]: its texts and label
+    is_same = all(row[:2] == next(rows_of_path, ())[:2] for row in read_rows(data))
+    after = next(rows_of_path, None)  # with a label it is not synthetic, but was removed from data
+    if not is_same or (after and after.label):
+        raise UserError(f"{path}: its first rows are not those of {data}; recompute it with "
+                        "--fresh, or train on logits as they are with --logits")
 
 
 def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
@@ -357,7 +360,7 @@ def print_counts(path: str, labels: Tensor, classes: list[str]) -> None:
     print(f"rows      {len(labels):,} in {path}: {unlabelled:,} without a label, {shown}")
     for name, count in zip(classes, counts):
         if count < 5:
-            note(f"class {name} has only {count} labelled rows")
+            note(f"class {name} has few training rows, {count}; is a label misspelt?")
 
 
 def load_dev_sets(train_path: str, data: str, vocabulary: dict[str, int],
@@ -379,7 +382,7 @@ def load_dev_sets(train_path: str, data: str, vocabulary: dict[str, int],
     labelled = len(dev_sets[""].labels)
     print(f"dev       {labelled:,} labelled rows of {paths[''] or train_path}")
     if not paths[""]:
-        note(f"there is no {stem}.dev.tsv, so every tenth labelled row is held out")
+        note(f"there is no {stem}.dev.tsv, so one of every ten labelled rows is held out")
     if labelled < 20:
         note("so few dev rows do not tell which epoch is best")
     return dev_sets
@@ -418,7 +421,7 @@ def fetch_glue(path: str) -> None:
         return
     archive, sha256, members = GLUE[os.path.basename(stem)]
     with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
-        download(GLUE_URL + archive, folder, sha256)
+        download(GLUE_URL + archive, folder, f"put {path} and {stem}.dev.tsv there", sha256)
         with zipfile.ZipFile(os.path.join(folder, archive)) as z:
             for ending, member in members.items():
                 if not os.path.exists(f"{stem}{ending}.tsv"):
@@ -440,8 +443,10 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     dev_path = dev_logits(logits_path)
     if os.path.exists(dev_path):
         rows = list(read_dev(dev_path, dev_path))  # of MNLI the matched rows only
+        dev_rows = read_dev(logits_path, find_dev(data))
         classes = read_columns(dev_path).classes
-        if rows and classes:
+        # the same texts and labels; else the file is of another dev set
+        if classes and [row[:2] for row in rows] == [row[:2] for row in dev_rows]:
             labels = class_indices([row.label for row in rows], classes, dev_path)
             teacher = evaluate(torch.tensor([row.logits for row in rows]), labels)
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
@@ -578,9 +583,7 @@ def main() -> None:
     batch_size = args.batch_size or (256 if columns.is_pair else default.batch_size)  # §4.2
     settings = Settings(alpha=args.alpha, hidden=args.hidden, fc=args.fc, batch_size=batch_size,
                         epochs=args.epochs, seed=args.seed)
-    output = args.output or stem
-    if args.alpha == 1 and not args.output:
-        output = stem + ".hard"
+    output = args.output or (stem + ".hard" if args.alpha == 1 else stem)
     whole_run(args, settings, output, device)
 
 
@@ -589,17 +592,16 @@ def check_command(args: argparse.Namespace, stem: str) -> None:
     if torchrun_rank()[1] > 1:
         raise UserError("distill.py is a single process; torchrun is for teacher_logits.py")
     if args.data != stem + ".tsv":
-        raise UserError(f"{args.data}: expected training rows in a file STEM.tsv, with tabs "
-                        "between its columns; save a .csv as tab-separated text")
+        raise UserError(f"{args.data}: expected the training rows, a file STEM.tsv with tabs "
+                        "between its columns (not STEM.dev.tsv or STEM.transfer.tsv; save a .csv "
+                        "as tab-separated text)")
     if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
         raise UserError("--teacher and --n-iter cannot be combined with --logits or --alpha 1")
     if args.table1 and args.alpha == 1:
         raise UserError("--table1 trains both students; leave --alpha 1 out")
-    folder, name = os.path.split(args.output or stem)
-    if not name:
+    if not os.path.basename(args.output or stem):
         raise UserError(f"-o {args.output}: expected a stem, such as {args.output}run1")
-    if not os.access(folder or ".", os.W_OK):
-        raise UserError(f"{folder or '.'}: no such folder, or it cannot be written")
+    check_folder(args.output or stem)
     if args.vectors and not os.path.isfile(args.vectors):
         raise UserError(f"{args.vectors}: No such file")
 
@@ -610,6 +612,13 @@ def check_data(args: argparse.Namespace, stem: str) -> None:
     if columns.label is None and (args.table1 or not args.logits):
         raise UserError(f"{args.data}, line 1: no label column; expected `label`, `gold_label`, "
                         f"`is_duplicate` or `Quality`, found: {' '.join(columns.names)[:80]}")
+    if args.logits and read_columns(args.logits).logits:  # are they for these labels?
+        labels = [row.label for row in read_rows(args.data)]
+        class_indices(labels, find_classes(args.logits), f"{args.data} with {args.logits}")
+    if args.table1 or not args.logits:
+        find_classes(args.data)
+    if args.vectors:
+        words_of_stem(args.data)  # an error in one of the files shows now
     if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
         raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
                         f"{stem}.dev.tsv, or ten in {args.logits or args.data} to hold one out")

@@ -32,9 +32,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from augment import (Parser, Row, UserError, atomic_write, checksum, count_rows, dataset_stem,
-                     errors_in, find_classes, find_dev, note, number_in, progress, read_columns,
-                     read_dev, read_rows, read_train, run, set_aside, sort_classes, use_existing)
+from augment import (Parser, Row, UserError, atomic_write, check_folder, checksum, count_rows,
+                     dataset_stem, errors_in, find_classes, find_dev, note, number_in, progress,
+                     read_columns, read_dev, read_rows, read_train, run, set_aside, sort_classes,
+                     use_existing)
 from bilstm import (Sentences, class_indices, evaluate, load, load_training_state, make_batch,
                     pick_device, predict_logits, row_lengths, save, shuffled_batches)
 
@@ -296,19 +297,20 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
         note("there are no labelled rows, so the teacher's accuracy is not known")
         return
     logits = label_rows(teacher, rows)
-    with atomic_write(dev_output) as f:
-        write_header(f, len(rows[0].texts) == 2, teacher.classes)
-        write_rows(f, rows, logits)
     labels = [row.label for row in rows]
     accuracy = evaluate(logits, class_indices(labels, teacher.classes, dev or data))["acc"]
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} dev rows of {dev or data}; "
           f"majority-class baseline {majority:.4f}")
-    if accuracy < majority:
-        raise UserError("the teacher is less accurate than the majority-class baseline: if it was "
-                        f"fine-tuned here, remove {dataset_stem(data)}.teacher and train one with "
-                        "teacher_logits.py --fine-tune and more --epochs; else its outputs may be "
-                        "in another order, which teacher_logits.py --label-order names")
+    if accuracy <= majority < 1:
+        raise UserError("the teacher is no better than the majority-class baseline: if it was "
+                        f"fine-tuned here, remove the folder {dataset_stem(data)}.teacher and "
+                        "train one with teacher_logits.py --fine-tune and more --epochs; else its "
+                        "outputs may be in another order, which teacher_logits.py --label-order "
+                        "names")
+    with atomic_write(dev_output) as f:
+        write_header(f, len(rows[0].texts) == 2, teacher.classes)
+        write_rows(f, rows, logits)
 
 
 def dev_logits(logits: str) -> str:
@@ -328,13 +330,11 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
         shutil.rmtree(parts, ignore_errors=True)  # there if a run was stopped before its last step
         return
     rank, _ = torchrun_rank()
-    if rank == 0:
-        checkpoint = prepare_teacher(name, data, device)  # may download it, or fine-tune it
-        if fresh:
-            set_aside(output)  # not before there is a teacher
-    barrier()  # the others wait until it is on the disk
     if rank > 0:
-        checkpoint = prepare_teacher(name, data, device)
+        barrier()  # wait until the first process has downloaded or fine-tuned the teacher
+    checkpoint = prepare_teacher(name, data, device)
+    if rank == 0:
+        barrier()
     teacher = load_teacher(checkpoint, data, label_order, device)
     key = [checksum(data), checksum(weights_file(checkpoint.folder)), checkpoint.config,
            label_order, CHUNK]
@@ -342,10 +342,12 @@ def label_file(data: str, output: str, name: str | None, label_order: list[str] 
     if rank == 0:
         print(f"teacher   {checkpoint.folder}")
         finished = len(finished_chunks(prefix))
-        if finished:
+        if finished and not fresh:
             print(f"resuming with {finished} finished chunks of {CHUNK:,} rows")
-        elif data != find_dev(data):  # else `output` itself will hold the dev rows' logits
+        if data != find_dev(data):  # else `output` itself will hold the dev rows' logits
             check_teacher(teacher, data, dev_logits(output))
+        if fresh:
+            set_aside(output)  # not before there is a teacher that can label
     barrier()  # the others wait until the teacher has passed
     os.makedirs(parts, exist_ok=True)
     label_chunks(data, output, teacher, prefix)
@@ -378,7 +380,8 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     targets = make_targets(train_rows, classes, data)
     dev_labels = class_indices([row.label for row in dev_rows], classes, dev_path or data)
     key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
-           "start": checkpoint.folder, "learning rates": learning_rates, "epochs": epochs}
+           "start": checksum(weights_file(checkpoint.folder)), "learning rates": learning_rates,
+           "epochs": epochs}
     state = {"epochs_done": 0, "best": -1.0}
     if os.path.isdir(best_folder):  # else the best epoch would be lost
         state = load_training_state(state_path, key) or state
@@ -581,9 +584,10 @@ def load_teacher(checkpoint: Checkpoint, data: str, label_order: list[str] | Non
     num_classes = len(checkpoint.weights["classifier.weight"])
     classes = label_order or name_outputs(checkpoint, labels)
     if len(set(classes)) != num_classes or not labels <= set(classes):
-        raise UserError(f"{checkpoint.folder}: {num_classes} outputs, but the classes are {classes}"
-                        f" and the labels {sort_classes(labels)}; teacher_logits.py names the "
-                        "outputs with --label-order a,b,...")
+        found = ", ".join(sort_classes(labels))
+        raise UserError(f"{checkpoint.folder}: {num_classes} outputs, for the classes "
+                        f"{', '.join(classes)}; the rows' labels are {found}. Is a label misspelt? "
+                        "teacher_logits.py --label-order A,B,... names the outputs")
     model = build(checkpoint, num_classes).to(device)
     order = [classes.index(name) for name in sort_classes(classes)]
     model.classifier.weight.data = model.classifier.weight.data[order]
@@ -630,8 +634,12 @@ def fetch_teacher(name: str) -> Checkpoint:
     return checkpoint._replace(folder=folder)
 
 
-def download(url: str, folder: str, sha256: str | None = None) -> bool:
-    """A file into a folder, by torch.hub; False if there is no such file. Raises UserError."""
+def download(url: str, folder: str, offline: str = "use --teacher FOLDER or distill.py's --logits "
+             "FILE or --alpha 1", sha256: str | None = None) -> bool:
+    """A file into a folder, by torch.hub; False if there is no such file. Raises UserError.
+
+    offline: what the user can do without a network.
+    """
     path = os.path.join(folder, os.path.basename(url))
     if os.path.exists(path):
         return True
@@ -640,10 +648,10 @@ def download(url: str, folder: str, sha256: str | None = None) -> bool:
     try:
         torch.hub.download_url_to_file(url, path, sha256, progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:
-        if isinstance(error, HTTPError) and error.code == 404:
+        # of an unknown name the hub says 401
+        if isinstance(error, HTTPError) and error.code in (401, 404):
             return False
-        raise UserError(f"{url}: {error}; without a network, use --teacher FOLDER or "
-                        "distill.py's --logits FILE or --alpha 1") from None
+        raise UserError(f"{url}: {error}; without a network, {offline}") from None
     return True
 
 
@@ -669,7 +677,8 @@ def main() -> None:
     parser.add_argument("tsv", help="rows to label, or with --fine-tune labelled rows")
     parser.add_argument("--teacher", help="a folder, or owner/name on the hub "
                         "(default: STEM.teacher, else a BERT-base)")
-    parser.add_argument("--label-order", metavar="A,B,...", type=lambda text: text.split(","),
+    parser.add_argument("--label-order", metavar="A,B,...",
+                        type=lambda text: re.split(" *, *", text),
                         help="what the teacher's outputs stand for (default: as config.json says)")
     parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")
     parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
@@ -685,10 +694,13 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     read_columns(args.tsv)  # before long work: is it a TSV?
+    check_folder(args.output or args.tsv)
     if not args.fine_tune:
         stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
         return label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
+    if args.output or args.label_order or args.fresh:
+        raise UserError("-o, --label-order and --fresh cannot be combined with --fine-tune")
     own = dataset_stem(args.tsv) + ".teacher"
     if os.path.isdir(own):
         raise UserError(f"{own} exists; remove it to train another")

@@ -340,12 +340,14 @@ def test_rows_with_an_empty_sentence_or_the_label_dash_are_skipped_and_counted()
     assert len(list(read_rows(path, include_invalid=True))) == 5
 
 
-def test_every_tenth_labelled_row_is_held_out_unless_there_is_a_dev_file():
-    lines = ["sentence\tlabel"] + [f"w{i}\t{'' if i % 4 == 3 else i % 2}" for i in range(60)]
-    path = write(new_folder(), "x.tsv", lines)
+def test_one_of_every_ten_labelled_rows_is_held_out_unless_there_is_a_dev_file():
+    lines = [f"w{i}\t{i % 2}" for i in range(60)]
+    path = write(new_folder(), "x.tsv", ["sentence\tlabel", *lines, "new\t", "new\t"])
     rows = list(read_rows(path))
-    held_out = [row for row in rows if row.label][9::10]
-    assert list(augment.read_dev(path, None)) == held_out
+    held_out = list(augment.read_dev(path, None))
+    for start in range(0, 60, 10):
+        assert len(set(held_out) & set(rows[start:start + 10])) == 1
+    assert {row.label for row in held_out} == {"0", "1"}  # although the classes alternate
     assert list(augment.read_train(path, None)) == [row for row in rows if row not in held_out]
     dev = write(new_folder(), "y.tsv", ["sentence\tlabel", "d\t1", "not labelled\t"])
     assert list(augment.read_dev(path, dev)) == list(read_rows(dev))[:1]
@@ -551,7 +553,7 @@ def test_a_submission_answers_every_row_and_a_labelled_tsv_is_scored():
     texts = ["", *[text for text, in some_rows(False)[0]]]
     labels = [label for label, _ in bilstm.classify(student, texts)]
     assert set(labels) == {"no", "yes"}
-    gold = [labels[0], "-", "", *labels[3:-1], "neither"]  # the first two rows are invalid
+    gold = [labels[0], "-", "neither", *labels[3:-1], {"no": "yes", "yes": "no"}[labels[-1]]]
     tsv = write(new_folder(), "x.tsv", ["sentence\tlabel", *map("\t".join, zip(texts, gold))])
     for arguments in ([], ["-o", tsv + ".out"]):
         assert "accuracy 0.8750 on 8 labelled rows\n" in call(bilstm, path, tsv, *arguments)[2]
@@ -704,7 +706,7 @@ def test_outputs_are_named_by_config_or_the_labels():
         assert loaded.classes == NLI and is_near(loaded.model.classifier.weight.detach(), weight)
 
 
-def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labelling():
+def test_a_teacher_no_better_than_the_most_frequent_class_is_refused_and_no_file_changes():
     folder = new_folder()
     data = write(folder, "x.tsv", ["sentence\tlabel", "warm\t1"])
     labels = ["sentence\tlabel", "warm\t1", "fine\t1", "great\t1", "dull\t0", "cold\t0"]
@@ -712,14 +714,15 @@ def test_a_teacher_worse_than_the_most_frequent_class_is_refused_before_labellin
     weights = weights_of(tiny_teacher(new_folder(), classes=3))
     weights["classifier.weight"].zero_()
     weights["classifier.bias"] = torch.tensor([2.0, -1.0, 0.0])  # all rows are of the first class
-    command = [data, "--teacher", with_weights(weights), "--label-order"]
-    result = call(teacher_logits, *command, "0,1,2")
-    expect_error(result, "less accurate than the majority-class baseline", "--label-order")
-    assert "accuracy 0.4000 on 5 dev rows" in result[1] and "baseline 0.6000" in result[1]
-    assert not any(name.startswith("x.logits.tsv") for name in os.listdir(folder))
-    succeed(teacher_logits, *command, "1,0,2")
-    dev = list(read_rows(folder + "/x.dev.logits.tsv"))
-    assert dev[2:4] == [(("great",), "1", (-1, 2, 0)), (("dull",), "0", (-1, 2, 0))]
+    command = [data, "--teacher", with_weights(weights), "--fresh", "--label-order"]
+    write(folder, "x.logits.tsv", "of another teacher")
+    write(folder, "x.dev.logits.tsv", "of another teacher")
+    files = snapshot(folder)
+    for order, accuracy in [("0,1,2", 0.4), ("1, 0, 2", 0.6)]:
+        result = call(teacher_logits, *command, order)
+        expect_error(result, "no better than the majority-class baseline", "--label-order")
+        assert f"accuracy {accuracy}000 on 5 dev rows" in result[1]
+        assert "baseline 0.6000" in result[1] and snapshot(folder) == files
 
 
 # ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
@@ -738,7 +741,7 @@ def good_teacher():
 def test_an_encoder_is_fine_tuned_at_each_rate_without_the_held_out_rows_and_its_best_epoch_kept():
     lines = [f"film\t{'' if i % 3 == 2 else i % 2}\t{i}\t0" for i in range(30)]
     data = write(new_folder(), "x.tsv", ["sentence\tlabel\tlogit_0\tlogit_1", *lines])
-    held_out = [13, 28]  # the 10th and the 20th of the labelled rows 0, 1, 3, 4, 6, 7, ...
+    held_out = [12, 25]  # of the labelled rows 0, 1, 3, 4, 6, 7, ...
     seen = []
 
     def train_epoch(model, optimizer, sides, targets, lr, epoch, epochs):
@@ -1019,13 +1022,15 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     assert re.search(rf"\nteacher +{100 * accuracy:.1f}\n6 .* \d+\.\d\n7 .* \d+\.\d\n", out)
     succeed(distill, *again[:-1], "--alpha", 1)  # row 7 by itself: the same student
     assert read(folder, "x.hard.student.pt") == files["x.hard.student.pt"]
-    mine = write(folder, "x.logits.tsv", reviews(64, 1))
+    mine = write(folder, "x.logits.tsv", reviews(64, 1, unlabelled=24))
     assert f"using existing {mine}" in succeed(distill, *again, "--n-iter", 3, "--teacher", "other")
-    assert read(mine).decode().splitlines() == reviews(64, 1)
     succeed(distill, *first, "--fresh")
     assert files.items() <= snapshot(folder).items()
-    write(folder, "x.tsv", reviews(30, 2, logits=False))  # other rows
-    expect_error(call(distill, *again), "x.logits.tsv", "its first rows are not those of")
+    write(folder, "x.dev.tsv", reviews(30, 2, logits=False))  # other dev rows
+    assert re.search(r"\nteacher +not known", succeed(distill, *again))
+    for rows in (reviews(30, 2, logits=False), reviews(40, 1, logits=False)[:-1]):
+        write(folder, "x.tsv", rows)  # other rows; a row less
+        expect_error(call(distill, *again), "x.logits.tsv", "its first rows are not those of")
 
 
 def test_table_1_has_the_papers_column_for_its_own_tasks_only():
@@ -1090,19 +1095,22 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
     (D, "x.tsv --logits y.tsv", "y.tsv", {
         None: "No such file", HEADER + "a\t1\n": "expected columns logit_0, logit_1",
         LOGITS + "a\t1\t0\tnan\n": "line 2: expected a finite", LOGITS + "a\t2\t0\t1\n": "'2'",
-        LOGITS + "a\t1\t0\tinf\n": "a finite", LOGITS + "a\t1\t0\thigh\n": "a finite"}),
+        LOGITS + "a\t1\t0\tinf\n": "a finite", LOGITS + "a\t1\t0\thigh\n": "a finite",
+        LOGITS.replace("_1", "_2") + "a\t2\t0\t1\n": "unknown label '1'"}),
     (D, HARD + " --vectors v.txt", "v.txt", {None: "No such file", "z 1 2\n": "no vectors",
                                             "film 1 b\n": "", "film 1 2\nplot 3\n": "truncated"}),
     (D, HARD + " --vectors v.bin", "v.bin", {b"1 2\nfilm " + bytes(7): "truncated"}),
-    (A, "", "", {"bert": "bert: Is a directory", "x.tsv --p-ng 2": "--p-ng",
+    (A, "", "", {"bert": "bert: Is a directory", "x.tsv --p-ng 2": "--p-ng", "x.tsv -o x.tsv": "-o",
                  "x.tsv --p-mask 0.6 --p-pos 0.6": "--p-mask", "x.tsv --treebank W -o y": "x.tsv"}),
     (B, "", "", {"none.pt x.tsv": "none.pt: No such file", "x.tsv": "x.tsv: damaged",
                  "bert/pytorch_model.bin": "a student that distill.py saved",
-                 "x.student.pt p.tsv": "this student expects single", "x.student.pt -o y": "-o"}),
+                 "x.student.pt p.tsv": "this student expects single", "x.student.pt -o y": "-o",
+                 "x.student.pt x.tsv -o x.tsv": "-o"}),
     (T, "", "", {"x.tsv -o y.tsv --teacher none": "--teacher none: no such folder",
-                 TUNE + " --lr x": "--lr",
-                 BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "'b'"}),
-    (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv",
+                 TUNE + " --lr x": "--lr", TUNE + " --fresh": "--fine-tune",
+                 "x.tsv --teacher bert -o none/y.tsv": "none: no such folder",
+                 BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "0, b"}),
+    (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv", "p.tsv --teacher none": "none: no",
                  **{f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
         "alpha 1.5", "alpha nan", "alpha x", "n-iter 2", "teacher bert", "hidden 0", "fc 1.5",
         "batch-size 0", "epochs 0", "seed -1", "device toaster", "nonsense"]}})]
