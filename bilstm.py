@@ -371,7 +371,8 @@ def main() -> None:
         expected = "pairs" if student.model.pair else "single sentences"
         raise UserError(f"{args.tsv}: this student expects {expected}")
     rows = list(read_rows(args.tsv, include_invalid=True))
-    answers = classify_rows(student, [row.texts for row in rows])
+    texts = [row.texts for row in rows]
+    answers = classify_rows(student, texts)
     if args.output:
         with atomic_write(args.output) as f:
             f.write("index\tprediction\n")
@@ -379,7 +380,7 @@ def main() -> None:
                 f.write(f"{i}\t{label}\n")
         print(f"wrote {args.output}: {len(rows):,} predictions", file=sys.stderr)
     else:
-        print_answers([row.texts for row in rows], answers)
+        print_answers(texts, answers)
     is_correct = [row.label == label for row, (label, _) in zip(rows, answers)
                   if row.label in student.classes]
     if is_correct:

@@ -421,7 +421,7 @@ def fetch_glue(path: str) -> None:
         return
     archive, sha256, members = GLUE[os.path.basename(stem)]
     with errors_in(path, f"{GLUE_URL}{archive}"), tempfile.TemporaryDirectory() as folder:
-        download(GLUE_URL + archive, folder, f"put {path} and {stem}.dev.tsv there", sha256)
+        download(GLUE_URL + archive, folder, f"put {path} and {stem}.dev.tsv in place", sha256)
         with zipfile.ZipFile(os.path.join(folder, archive)) as z:
             for ending, member in members.items():
                 if not os.path.exists(f"{stem}{ending}.tsv"):
