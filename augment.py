@@ -313,8 +313,8 @@ def split_rows(path: str, dev_path: str | None) -> Iterator[tuple[Row, bool]]:
         if row.label and not dev_path:
             if num_labelled % 10 == 0:
                 # at random: where classes alternate, every tenth row would be of the same one
-                held_out = num_labelled + draw(10, rng)
-            is_held_out = num_labelled == held_out
+                chosen = num_labelled + draw(10, rng)
+            is_held_out = num_labelled == chosen
             num_labelled += 1
         yield row, is_held_out
 
@@ -375,7 +375,7 @@ def sort_classes(labels: Iterable[str]) -> list[str]:
     """The classes in a fixed order: numbers by value, else alphabetical."""
     names = set(labels) - {""}
     if all(name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))  # 1 before 01
+        return sorted(names, key=lambda name: (int(name), name))  # 01 before 1
     return sorted(names)
 
 
@@ -577,7 +577,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
     Bytes are written to its `buffer`.
     """
-    part = path + ".part"
+    part = f"{path}.{os.getpid()}.part"
     try:
         with open(part, "w", encoding="utf-8", newline="\n") as f:
             yield f
@@ -652,7 +652,7 @@ def run(main: Callable[[], None], kept: str) -> None:
 
     kept: what the user is told about files when the script is stopped.
     """
-    # lines, so that notes and errors stand in their place
+    # UTF-8 as in files; by lines, so that notes and errors stand in their place
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         main()

@@ -382,7 +382,7 @@ def main() -> None:
     else:
         print_answers(texts, answers)
     is_correct = [row.label == label for row, (label, _) in zip(rows, answers)
-                  if row.label in student.classes]
+                  if row.label not in ("", "-")]
     if is_correct:
         accuracy = sum(is_correct) / len(is_correct)
         print(f"accuracy {accuracy:.4f} on {len(is_correct):,} labelled rows", file=sys.stderr)

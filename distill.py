@@ -36,8 +36,8 @@ from augment import (MASK, Parser, Row, UserError, atomic_write, check_folder, c
 from bilstm import (BiLSTM, Sentences, Student, class_indices, encode_texts, evaluate,
                     load_training_state, make_batch, pick_device, predict_logits, read_vectors,
                     row_lengths, save, save_student, shuffled_batches, token_ids)
-from teacher_logits import (Bert, dev_logits, download, label_file, load_teacher, prepare_teacher,
-                            torchrun_rank)
+from teacher_logits import (Bert, check_teacher, dev_logits, download, label_file, load_teacher,
+                            prepare_teacher, torchrun_rank)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -240,7 +240,7 @@ def make_embeddings(vocabulary: dict[str, int], vectors: dict[str, np.ndarray],
 
 # ---- The whole run -------------------------------------------------------------------------------
 # What exists is used again, and the run says so:
-#   STEM.transfer.tsv, STEM.logits.tsv      always; an error if their first rows are not STEM.tsv's
+#   STEM.transfer.tsv, STEM.logits.tsv      always; an error if STEM.tsv has other rows since
 #   STEM.logits.tsv.parts                   after a stop, for the same rows and the same teacher
 #   STEM.teacher                            unless --teacher is another, fine-tuned one
 #   STEM.teacher.training.pt                after a stop, for the same rows and settings
@@ -275,9 +275,11 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     stem = dataset_stem(args.data)
     transfer_path = stem + ".transfer.tsv"
     logits_path = stem + ".logits.tsv"
-    if args.fresh or not os.path.exists(logits_path):  # first of all: is there a teacher?
-        load_teacher(prepare_teacher(args.teacher, args.data, device), args.data, None, device)
     if args.fresh:
+        # nothing is set aside before there is a teacher that can label
+        checkpoint = prepare_teacher(args.teacher, args.data, device)
+        teacher = load_teacher(checkpoint, args.data, None, device)
+        check_teacher(teacher, args.data, dev_logits(logits_path))
         set_aside(transfer_path)
         set_aside(logits_path)
     if os.path.exists(logits_path):
@@ -285,6 +287,7 @@ def label_transfer_set(args: argparse.Namespace, device: torch.device) -> str:
     elif use_existing(transfer_path):
         check_same_rows(args.data, transfer_path)
     else:
+        prepare_teacher(args.teacher, args.data, device)  # without one, this stops here
         make_transfer_set(args.data, transfer_path, args.n_iter)
     # it returns at once if the logits exist
     label_file(transfer_path, logits_path, args.teacher, None, device)
@@ -348,7 +351,7 @@ def check_same_rows(data: str, path: str) -> None:
     is_same = all(row[:2] == next(rows_of_path, ())[:2] for row in read_rows(data))
     after = next(rows_of_path, None)  # with a label it is not synthetic, but was removed from data
     if not is_same or (after and after.label):
-        raise UserError(f"{path}: its first rows are not those of {data}; recompute it with "
+        raise UserError(f"{path}: its original rows are not those of {data}; recompute it with "
                         "--fresh, or train on logits as they are with --logits")
 
 
@@ -617,8 +620,6 @@ def check_data(args: argparse.Namespace, stem: str) -> None:
         class_indices(labels, find_classes(args.logits), f"{args.data} with {args.logits}")
     if args.table1 or not args.logits:
         find_classes(args.data)
-    if args.vectors:
-        words_of_stem(args.data)  # an error in one of the files shows now
     if next(read_dev(args.logits or args.data, find_dev(args.data)), None) is None:
         raise UserError(f"{args.data}: no labelled rows to measure accuracy; expected some in "
                         f"{stem}.dev.tsv, or ten in {args.logits or args.data} to hold one out")

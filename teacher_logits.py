@@ -287,7 +287,7 @@ def label_chunks(data: str, output: str, teacher: Teacher, prefix: str) -> None:
 
 
 def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
-    """Before hours of labelling: label the dev rows, and refuse a teacher worse than the baseline.
+    """Before hours of labelling: label the dev rows; refuse a teacher no better than the baseline.
 
     The dev rows' logits are kept: table 1 shows the teacher's accuracy from them.
     """
@@ -302,7 +302,8 @@ def check_teacher(teacher: Teacher, data: str, dev_output: str) -> None:
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   accuracy {accuracy:.4f} on {len(rows):,} dev rows of {dev or data}; "
           f"majority-class baseline {majority:.4f}")
-    if accuracy <= majority < 1:
+    answers = set(logits.argmax(dim=1).tolist())
+    if accuracy < majority or len(answers) == 1 < len(set(labels)):  # it has learned nothing
         raise UserError("the teacher is no better than the majority-class baseline: if it was "
                         f"fine-tuned here, remove the folder {dataset_stem(data)}.teacher and "
                         "train one with teacher_logits.py --fine-tune and more --epochs; else its "
@@ -380,8 +381,8 @@ def fine_tune(data: str, checkpoint: Checkpoint, device: torch.device, learning_
     targets = make_targets(train_rows, classes, data)
     dev_labels = class_indices([row.label for row in dev_rows], classes, dev_path or data)
     key = {"rows": checksum(data), "dev": checksum(dev_path or data), "seed": seed,
-           "start": checksum(weights_file(checkpoint.folder)), "learning rates": learning_rates,
-           "epochs": epochs}
+           "start": [checkpoint.folder, checksum(weights_file(checkpoint.folder))],
+           "learning rates": learning_rates, "epochs": epochs}
     state = {"epochs_done": 0, "best": -1.0}
     if os.path.isdir(best_folder):  # else the best epoch would be lost
         state = load_training_state(state_path, key) or state
@@ -678,7 +679,7 @@ def main() -> None:
     parser.add_argument("--teacher", help="a folder, or owner/name on the hub "
                         "(default: STEM.teacher, else a BERT-base)")
     parser.add_argument("--label-order", metavar="A,B,...",
-                        type=lambda text: re.split(" *, *", text),
+                        type=lambda text: [name.strip() for name in text.split(",")],
                         help="what the teacher's outputs stand for (default: as config.json says)")
     parser.add_argument("--fine-tune", action="store_true", help="only train STEM.teacher")
     parser.add_argument("--lr", type=number_in(float, 0, 1), nargs="+", default=LEARNING_RATES,
@@ -694,10 +695,10 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     read_columns(args.tsv)  # before long work: is it a TSV?
-    check_folder(args.output or args.tsv)
     if not args.fine_tune:
         stem = args.tsv.removesuffix(".tsv").removesuffix(".transfer")
         output = args.output or stem + ".logits.tsv"
+        check_folder(output)
         return label_file(args.tsv, output, args.teacher, args.label_order, device, args.fresh)
     if args.output or args.label_order or args.fresh:
         raise UserError("-o, --label-order and --fresh cannot be combined with --fine-tune")
