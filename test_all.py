@@ -1112,7 +1112,7 @@ BAD_INPUT = [  # script, arguments, a file: its bad contents (or arguments), wha
                  TUNE + " --lr x": "--lr", TUNE + " --fresh": "--fine-tune",
                  "x.tsv --teacher bert -o none/y.tsv": "none: no such folder",
                  BERT + " --label-order 1": "2 outputs", BERT + " --label-order 0,b": "0, b"}),
-    (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv", "p.tsv --teacher none": "none: no",
+    (D, "", "", {"x.csv": "save a .csv", "x.dev.tsv": "STEM.tsv", "p.tsv --teacher z": "z: no such",
                  **{f"{HARD} --{flag}": "--" + flag.split()[0] for flag in [
         "alpha 1.5", "alpha nan", "alpha x", "n-iter 2", "teacher bert", "hidden 0", "fc 1.5",
         "batch-size 0", "epochs 0", "seed -1", "device toaster", "nonsense"]}})]
