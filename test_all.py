@@ -1021,6 +1021,8 @@ def test_the_whole_run_augments_labels_distills_and_then_uses_the_files_that_exi
     dev = list(read_rows(folder + "/x.dev.logits.tsv"))
     accuracy = np.mean([int(row.label) == np.argmax(row.logits) for row in dev])
     assert accuracy > 0.9  # fine-tuning has learned the rule
+    expected = teacher_says(good_teacher(), *(row.texts for row in dev))
+    assert is_near([row.logits for row in dev], expected, 1e-4)
     assert re.search(rf"\nteacher +{100 * accuracy:.1f}\n6 .* \d+\.\d\n7 .* \d+\.\d\n", out)
     succeed(distill, *again[:-1], "--alpha", 1)  # row 7 by itself: the same student
     assert read(folder, "x.hard.student.pt") == files["x.hard.student.pt"]
