@@ -35,21 +35,17 @@ Tagged = list[tuple[str, str]]      # a sentence: [("a", "DT"), ("fine", "JJ"), 
 Corpus = dict[str, list[str]]       # tag -> words, each as often as the rows have it with the tag
 
 
-class Rates(NamedTuple):
-    """The probabilities of the three rules, with the values of §3.3."""
+class Rates(NamedTuple):  # §3.3
     p_mask: float = 0.1
     p_pos: float = 0.1
     p_ng: float = 0.25
 
 
 def mask_or_replace(sentence: Tagged, rates: Rates, corpus: Corpus, rng: Random) -> list[str]:
-    """Masking and POS-guided word replacement: one uniform draw X decides for each word.
-
-    "a fine film" -> ["a", "[MASK]", "film"] or ["a", "fine", "plot"]
-    """
+    """Masking and POS-guided word replacement: "a fine film" -> ["a", "[MASK]", "plot"]"""
     words = []
     for word, tag in sentence:
-        x = rng.random()
+        x = rng.random()  # §3.3: one uniform draw X decides for each word
         if x < rates.p_mask:
             words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
@@ -60,19 +56,15 @@ def mask_or_replace(sentence: Tagged, rates: Rates, corpus: Corpus, rng: Random)
 
 
 def same_tag_word(tag: str, corpus: Corpus, rng: Random) -> str:
-    """Draw a word from the corpus' unigram distribution, renormalized within one tag.
-
-    A uniform draw from corpus[tag] gives p(word | tag) = count(word, tag) / count(tag).
-    """
-    # Python guarantees the same numbers in all its versions only for random()
+    """Draw from the unigram distribution within one tag: p = count(word, tag) / count(tag)."""
+    # int(rng.random() * n): Python guarantees the same numbers in all versions only for random()
     return corpus[tag][int(rng.random() * len(corpus[tag]))]
 
 
 def sample_ngram(words: list[str], rng: Random) -> list[str]:
     """n-gram sampling: ["a", "fine", "film"] -> ["fine", "film"]
 
-    n is uniform in 1..5, or up to the length of a shorter sentence. The start is uniform over all
-    positions where n words fit.
+    n is uniform in 1..5, or up to the length of a shorter sentence; so is the start, where n fit.
     """
     n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
     start = int(rng.random() * (len(words) - n + 1))
@@ -113,8 +105,8 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
             print(*row.texts, row.label, sep="\t", file=f)  # the text as it is
         for text in synthetic_texts(tagged_rows, tagged_rows, seen, n_iter, rates, seed):
             f.write(text + "\t\n")
-    print(f"wrote {output}: the {len(rows):,} rows of {source} (columns "
-          f"{', '.join(read_columns(source))}), then synthetic rows (n_iter {n_iter})")
+    columns = ", ".join(read_columns(source))
+    print(f"wrote {output}: {len(rows):,} rows of {source} ({columns}), then synthetic rows")
 
 
 def synthetic_texts(rows: list[list[Tagged]], corpus_rows: list[list[Tagged]], seen: set[str],
@@ -150,11 +142,10 @@ MIN_RATIO = 0.03   # our choice: leave out tags of a word below 0.03 times its b
 
 
 class Tagger:
-    """A bigram hidden Markov model of Penn Treebank tags.
+    """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    It maximizes the product of P(tag | previous tag) P(word | tag). By Bayes' rule P(word | tag) is
-    proportional to P(tag | word) / P(tag). P(tag | word) is smoothed with the tags of words of the
-    same shape and ending, so unknown words have it too.
+    By Bayes' rule P(word | tag) is proportional to P(tag | word) / P(tag). P(tag | word) is
+    smoothed with the tags of words of the same shape and ending, so unknown words have it too.
     """
 
     def __init__(self, path: str = COUNTS):
@@ -212,10 +203,7 @@ def features(word: str) -> list[str]:
 
 
 def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
-    """Relative frequencies, with the prior added as if it were one more observation.
-
-    {"NN": 1}, {"NN": 0.5, "VB": 0.5} -> {"NN": 0.75, "VB": 0.25}
-    """
+    """Relative frequencies, with the prior added as if it were one more observation."""
     total = sum(counts.values()) + 1
     return {tag: (counts[tag] + p) / total for tag, p in prior.items()}
 
@@ -232,10 +220,7 @@ ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|br
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words, nearly as in the Penn Treebank. SST-2's text is so already.
-
-    "It's [MASK], don't worry!" -> ["it", "'s", "[MASK]", ",", "do", "n't", "worry", "!"]
-    """
+    """Penn Treebank words: "It's [MASK], I'd" -> ["it", "'s", "[MASK]", ",", "i", "'d"]"""
     words = []
     for token in text.replace("’", "'").lower().replace("[mask]", MASK).split():
         words += split_token(token)
@@ -254,7 +239,9 @@ def split_token(token: str) -> list[str]:
         word, clitic = match.groups()
         endings.insert(0, clitic)
     words = [match[0] for match in REPEATED.finditer(before)]
-    return words + [word] * bool(word) + endings
+    if word:  # a token of punctuation has none
+        words.append(word)
+    return words + endings
 
 
 # ---- TSV files -----------------------------------------------------------------------------------
@@ -270,30 +257,27 @@ class Row(NamedTuple):
 
 
 def read_columns(path: str) -> list[str]:
-    """The names in the header, as they are written."""
     _, names = next(read_lines(path), (1, [""]))
     return names
 
 
 def read_classes(path: str) -> list[str]:
-    """The classes that have a column of logits, logit_NAME."""
+    """The NAMEs of the columns logit_NAME."""
     names = read_columns(path)
     return sort_classes(name[6:] for name in names if name.lower().startswith("logit_"))
 
 
 def read_rows(path: str) -> Iterator[Row]:
-    """Yield the rows of a TSV, whose columns are found by their names, in any case.
+    """Yield the rows of a TSV. Columns are found by their names; the label `-` (MNLI) is none.
 
-    The label `-` (MNLI) means none. A line whose number of cells is not the header's is skipped,
-    counted and reported; QQP has a few, questions with a line break inside. More than one in a
-    hundred is an error.
+    A line whose number of cells is not the header's is skipped, counted and reported; QQP has a
+    few, questions with a line break inside. More than one in a hundred is an error.
     """
     names = [name.lower() for name in read_columns(path)]
     text_names = next((group for group in TEXT_COLUMNS if set(group) <= set(names)), None)
     if text_names is None:
-        raise UserError(f"{path}, line 1: expected names of columns with tabs between them, "
-                        "`sentence` or `sentence1` and `sentence2` among them; found "
-                        f"{' | '.join(names)[:80]}")
+        raise UserError(f"{path}, line 1: expected `sentence` or `sentence1` and `sentence2` among "
+                        f"names with tabs between them; found {' | '.join(names)[:80]}")
     label_name = next((name for name in LABEL_COLUMNS if name in names), None)
     logit_names = [f"logit_{name.lower()}" for name in read_classes(path)]
     num_rows = 0
@@ -310,19 +294,21 @@ def read_rows(path: str) -> Iterator[Row]:
             logits = (nan,)
         if not all(map(isfinite, logits)):
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
-        label = cell.get(label_name, "").strip().removeprefix("-")
+        label = cell.get(label_name, "").strip()
+        if label == "-":
+            label = ""
         num_rows += 1
         yield Row(tuple(cell[name] for name in text_names), label, logits)
     if broken or not num_rows:
-        report = (f"{path}: {num_rows:,} rows, and {len(broken):,} lines without the header's "
-                  f"{len(names)} cells, the first of them line {min(broken, default=2)}")
-        if len(broken) >= num_rows / 100:
-            raise UserError(f"{report}; expected tabs between cells")
-        print(f"{report}: skipped", file=sys.stderr)
+        report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} cells with tabs "
+                  f"between them; {len(broken):,} such lines among {num_rows:,} rows")
+        if len(broken) > num_rows / 100 or not num_rows:
+            raise UserError(report)
+        print(f"skipped: {report}", file=sys.stderr)
 
 
 def read_lines(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of each line. The files are UTF-8 and have no quoting."""
+    """Yield the number and the cells of each line, in UTF-8 and without quoting."""
     with open(path, "rb") as f:
         for n, line in enumerate(f, start=1):
             try:
@@ -439,9 +425,8 @@ def use_existing(path: str, options: dict[str, object]) -> bool:
         return False
     for name, value in options.items():
         if value is not None:
-            raise UserError(f"{name} has no effect, because {path} exists: delete it to have it "
-                            f"made again, or leave {name} out")
-    print(f"using {path} (delete it to have it made again)")
+            raise UserError(f"{name} has no effect: {path} exists (delete it to make it again)")
+    print(f"using {path} (delete it to make it again)")
     return True
 
 
@@ -453,13 +438,11 @@ def check_output(output: str, sources: list[str]) -> None:
 
 def progress(items: Sequence, title: str) -> Iterator:
     """Pass the items on; on a terminal, show how many are done, the rate and the time left."""
-    start = shown = time.monotonic()
+    start = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if sys.stderr.isatty() and now - shown > 0.2:
-            shown = now
-            rate = done / (now - start)
+        if sys.stderr.isatty():
+            rate = done / (time.monotonic() - start)
             left = timedelta(seconds=round((len(items) - done) / rate))
             line = f"{title}: {done:,} of {len(items):,}, {rate:,.1f} per second, {left} left"
             print(f"{line}\033[K", end="\r", file=sys.stderr, flush=True)

@@ -6,9 +6,7 @@
 
 The network comes first, then batches, prediction and the saved student. Supporting code follows:
 word vectors and the command line. distill.py trains the student.
-
-Shapes: B batch, T words of the longest sentence, V vocabulary, E embedding, H hidden units,
-C classes.
+Shapes: B batch, T words of the longest sentence, V vocabulary, E embedding, H hidden, C classes.
 """
 import gzip
 import io
@@ -22,7 +20,7 @@ from typing import BinaryIO, Callable, Iterable, Iterator, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_sequence
+from torch.nn.utils.rnn import pad_sequence
 
 from augment import MASK, UserError, atomic_write, check_output, read_rows, run, tokenize
 
@@ -31,30 +29,34 @@ class BiLSTM(nn.Module):
     """Figure 1 for single sentences; figure 2 for pairs, whose sentences share one encoder."""
 
     def __init__(self, vectors: Tensor, num_classes: int, hidden: int = 150, fc: int = 200,
-                 pair: bool = False, dropout: float = 0.1):
+                 pair: bool = False):
         """vectors (V, E): both channels start from these, and the first is trained (§4.2)."""
         super().__init__()
         self.pair = pair
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
-        self.lstm = nn.LSTM(2 * vectors.shape[1], hidden, bidirectional=True)
+        self.forward_lstm = nn.LSTM(2 * vectors.shape[1], hidden, batch_first=True)
+        self.backward_lstm = nn.LSTM(2 * vectors.shape[1], hidden, batch_first=True)
         self.fc = nn.Linear(8 * hidden if pair else 2 * hidden, fc)
-        self.dropout = nn.Dropout(dropout)  # our choice: 0.1, as in the authors' code
+        self.dropout = nn.Dropout(0.1)  # our choice, as in the authors' code
         self.output = nn.Linear(fc, num_classes)
 
-    def encode(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def encode(self, ids: Tensor, reversed_ids: Tensor, lengths: Tensor) -> Tensor:
         """The last hidden state of each direction: ids (B, T), lengths (B,) -> (B, 2H).
 
-        A packed sequence holds the W words of all sentences, without padding. So the backward
-        direction starts at the last word of a sentence and ends at its first.
+        A BiLSTM is two LSTMs, and the second reads the words in reverse. In both, padding follows
+        the words, so the state after `lengths` steps has not seen it. This is up to twice as fast
+        as one nn.LSTM with bidirectional=True on packed sequences.
         """
-        packed = pack_padded_sequence(ids, lengths, batch_first=True, enforce_sorted=False)
-        x = torch.cat([self.trained(packed.data), self.frozen(packed.data)], dim=1)  # (W, 2E)
-        _, (h, _) = self.lstm(PackedSequence(x, *packed[1:]))                      # (2, B, H)
-        return torch.cat([h[0], h[1]], dim=1)                                      # (B, 2H)
+        states = []
+        for lstm, words in [(self.forward_lstm, ids), (self.backward_lstm, reversed_ids)]:
+            x = torch.cat([self.trained(words), self.frozen(words)], dim=2)        # (B, T, 2E)
+            h, _ = lstm(x)                                                         # (B, T, H)
+            states.append(h[torch.arange(len(words)), lengths - 1])                # (B, H)
+        return torch.cat(states, dim=1)                                            # (B, 2H)
 
-    def forward(self, *sentences: tuple[Tensor, Tensor]) -> Tensor:
-        """(ids, lengths) of the sentences, in pairs also of the second ones -> logits (B, C)."""
+    def forward(self, *sentences: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """What `encode` takes, for pairs also that of the second sentences -> logits (B, C)."""
         if self.pair:
             first, second = sentences
             h1 = self.encode(*first)                                               # (B, 2H)
@@ -75,21 +77,19 @@ Ids = tuple[list[int], ...]  # the token ids of a row: of one sentence, or of th
 
 
 def encode_row(texts: tuple[str, ...], vocabulary: dict[str, int]) -> Ids:
-    """("a zyzzyva film",) -> ([5, 0, 7],)
-
-    Id 0 is [MASK], which stands for an unknown word and for an empty sentence.
-    """
+    """("a zyzzyva film",) -> ([5, 0, 7],); 0 is [MASK]: an unknown word, an empty sentence"""
     sentences = [tokenize(text) or [MASK] for text in texts]
     return tuple([vocabulary.get(word, 0) for word in words] for words in sentences)
 
 
-def collate(rows: list[Ids], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """B rows -> (ids (B, T), lengths (B,)), padded; for pairs a second one."""
+def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
+    """Pad B rows: what BiLSTM.encode takes, for the sentences and in pairs for the second ones."""
     batch = []
     for sentences in zip(*rows):
         ids = pad_sequence([torch.tensor(ids) for ids in sentences], batch_first=True)
+        backward = pad_sequence([torch.tensor(ids[::-1]) for ids in sentences], batch_first=True)
         lengths = torch.tensor([len(ids) for ids in sentences])
-        batch.append((ids.to(device), lengths))  # packing needs the lengths on the CPU
+        batch.append([ids.to(device), backward.to(device), lengths.to(device)])
     return batch
 
 
@@ -145,10 +145,7 @@ class Student(NamedTuple):
 
 
 def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
-    """The label of each text and its probability: ["a fine film"] -> [("1", 0.97)]
-
-    For pairs, each text is a tuple (first, second).
-    """
+    """["a fine film"] -> [("1", 0.97)], label and probability. For pairs: [("first", "second")]"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     if {len(row) for row in rows} != {1 + student.model.pair}:
         raise UserError(f"expected rows of {1 + student.model.pair} sentences for this student")
@@ -159,7 +156,7 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
 
 def save_student(path: str, student: Student) -> None:
     model = student.model
-    sizes = {"hidden": model.lstm.hidden_size, "fc": model.fc.out_features, "pair": model.pair}
+    sizes = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features, "pair": model.pair}
     save(path, {"weights": model.state_dict(), "vocabulary": list(student.vocabulary),
                 "classes": student.classes, "sizes": sizes})
 
@@ -195,17 +192,14 @@ def pick_device(cpu: bool = False) -> torch.device:
     """A GPU if there is one, under torchrun that of the process; else, or if asked for, the CPU."""
     if torch.cuda.is_available() and not cpu:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if torch.backends.mps.is_available() and not cpu:
-        return torch.device("mps")
     return torch.device("cpu")
 
 
 # ==== Supporting code: word vectors ===============================================================
 def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The vectors (E,) of the wanted words: word2vec's .bin, or text of GloVe, fastText, word2vec.
+    """The vectors (E,) of lower-case words, from word2vec's .bin or from text, also .gz.
 
-    Both may be compressed (.gz). If a file has "Paris" but not "paris", as GoogleNews does, "paris"
-    gets that vector.
+    If a file has "Paris" but not "paris", as GoogleNews does, "paris" gets that vector.
     """
     open_file = gzip.open if path.endswith(".gz") else open
     read_words = read_binary if path.removesuffix(".gz").endswith(".bin") else read_text

@@ -8,7 +8,6 @@
 
 The loss comes first, then the training loop, the data and the whole run. Supporting code follows:
 tables 1 and 2, a faster AdaDelta, the command line. Left out: the choice of sizes on dev (§4.2).
-
 Shapes: B batch, N rows, V vocabulary, E embedding, C classes.
 """
 import os
@@ -81,7 +80,7 @@ def train(student: Student, train_set: Examples, dev_sets: dict[str, Examples], 
     model.trained.sparse = next(model.parameters()).device.type == "cpu"
     optimizer = AdadeltaByRows(model.parameters(), lr=1.0, rho=0.95)                  # §4.2
     state = {"epoch": 0, "best_epoch": 0, "best": {"acc": -1.0}}
-    if resume:
+    if resume and os.path.exists(output + ".training.pt"):
         state = bilstm.load(output + ".training.pt")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -212,7 +211,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     torch.manual_seed(seed)
     model = BiLSTM(embeddings, len(classes), hidden, fc, pair=len(train_set.rows[0]) == 2)
     print(f"student   {model.num_parameters():,} parameters without embeddings, alpha {alpha:g}, "
-          f"{len(train_set.rows):,} rows of {train_path}, {len(dev_sets[''].rows):,} of dev, {device}")
+          f"{len(train_set.rows):,} rows of {train_path}, {len(dev_sets[''].rows):,} of dev")
     student = Student(model.to(device), vocabulary, classes)
     return train(student, train_set, dev_sets, output, alpha, seed=seed, **options)
 
