@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
+from http.client import HTTPException
 from itertools import chain, islice
 from math import isfinite, log, nan
 from random import Random
@@ -32,7 +33,7 @@ MAX_NGRAM = 5                       # §3.3: an n-gram has 1 to 5 words
 PAIR_CYCLE = [(0,), (1,), (0, 1)]   # §3.3: alter the first sentence, then the second, then both
 
 Tagged = list[tuple[str, str]]      # a sentence: [("a", "DT"), ("fine", "JJ"), ("film", "NN")]
-Corpus = dict[str, list[str]]       # tag -> words, each as often as the rows have it with the tag
+Corpus = dict[str, list[str]]       # tag -> all words with this tag, repeated as in the rows
 
 
 class Rates(NamedTuple):  # §3.3
@@ -64,7 +65,8 @@ def same_tag_word(tag: str, corpus: Corpus, rng: Random) -> str:
 def sample_ngram(words: list[str], rng: Random) -> list[str]:
     """n-gram sampling: ["a", "fine", "film"] -> ["fine", "film"]
 
-    n is uniform in 1..5, or up to the length of a shorter sentence; so is the start, where n fit.
+    n is uniform in 1..5, or up to the length of a shorter sentence. The start is uniform over all
+    positions that leave room for n words.
     """
     n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
     start = int(rng.random() * (len(words) - n + 1))
@@ -98,47 +100,34 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     tagged_rows = []
     for row in progress(list(read_train(source, source)), "tagging"):
         tagged_rows.append([tagger.tag(text) for text in row.texts])
+    corpus = defaultdict(list)
+    for row in tagged_rows:
+        for word, tag in chain(*row):
+            corpus[tag].append(word)
+    # a row as text has spaces between its words and, in a pair, a tab between its sentences
     seen = {"\t".join(" ".join(tokenize(text)) for text in row.texts) for row in rows}
+    num_distinct = len(seen)
+    rng = Random(seed)
     with atomic_write(output) as f:
         write_header(f, is_pair)
         for row in rows:
-            print(*row.texts, row.label, sep="\t", file=f)  # the text as it is
-        for text in synthetic_texts(tagged_rows, tagged_rows, seen, n_iter, rates, seed):
-            f.write(text + "\t\n")
+            print(*row.texts, row.label, sep="\t", file=f)
+        for row in progress(tagged_rows, "augmenting"):
+            for attempt in range(n_iter):
+                new_row = augment_row(row, attempt, rates, corpus, rng)
+                text = "\t".join(map(" ".join, new_row))
+                if text not in seen:
+                    seen.add(text)
+                    f.write(text + "\t\n")
     columns = ", ".join(read_columns(source))
-    print(f"wrote {output}: {len(rows):,} rows of {source} ({columns}), then synthetic rows")
-
-
-def synthetic_texts(rows: list[list[Tagged]], corpus_rows: list[list[Tagged]], seen: set[str],
-                    n_iter: int, rates: Rates, seed: int) -> Iterator[str]:
-    """Yield the results of n_iter attempts at each row that are not in `seen`, the texts so far."""
-    corpus = defaultdict(list)
-    for row in corpus_rows:
-        for word, tag in chain(*row):
-            corpus[tag].append(word)
-    rng = Random(seed)
-    for row in progress(rows, "augmenting"):
-        for attempt in range(n_iter):
-            text = "\t".join(map(" ".join, augment_row(row, attempt, rates, corpus, rng)))
-            if text not in seen:
-                seen.add(text)
-                yield text
-
-
-def augment_sentence(sentence: str, other_sentences: list[str], n_iter: int = 20,
-                     rates: Rates = Rates(), seed: int = 0) -> list[str]:
-    """augment_sentence("a fine film", ["a dull plot"]) -> ["a fine plot", "a [MASK] film", ...]"""
-    tagger = Tagger()
-    rows = [[tagger.tag(text)] for text in [sentence, *other_sentences]]
-    seen = {" ".join(tokenize(sentence))}
-    return list(synthetic_texts(rows[:1], rows, seen, n_iter, rates, seed))
+    print(f"wrote {output}: {len(rows):,} rows of {source} (columns {columns}) and "
+          f"{len(seen) - num_distinct:,} synthetic rows (n_iter {n_iter})")
 
 
 # ==== Supporting code: the part-of-speech tagger ==================================================
 COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "pos_counts.json")
 EDGE = "EDGE"      # the tag before the first word and after the last
-MIN_RATIO = 0.03   # our choice: leave out tags of a word below 0.03 times its best tag's
-#                    probability; 5 times as fast as 0.0001, and only 0.0006 less accurate
+MIN_RATIO = 0.03   # our choice: ignore tags less than 0.03 times as likely as a word's best one
 
 
 class Tagger:
@@ -156,13 +145,13 @@ class Tagger:
         for word, tags in counts["words"].items():
             totals.update(tags)
             for feature in features(word)[:-1]:
-                self.tags_of[feature].update(tags.keys())  # each word counts once
-            self.tags_of[word].update(tags)
+                self.tags_of[feature].update(tags.keys())  # each word counts once,
+            self.tags_of[word].update(tags)                # but here with its frequency
         num_words = sum(totals.values())
         self.prior = {tag: n / num_words for tag, n in totals.items()}
-        self.transition = {}  # tag -> the tag that follows -> 1000 log P
+        self.transition = {}  # tag -> the tag that follows -> 1000 log P, equal on all machines
         for tag in self.prior:
-            p = smooth(Counter(counts["following"].get(tag)), self.prior)
+            p = smooth(Counter(counts["following"].get(tag, {})), self.prior)
             self.transition[tag] = {following: round(1000 * log(p[following])) for following in p}
         self.scores = lru_cache(maxsize=None)(self.scores)
 
@@ -188,7 +177,7 @@ class Tagger:
                 new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
-        return list(zip(words, path))
+        return list(zip(words, path))  # without the last tag, EDGE
 
 
 def features(word: str) -> list[str]:
@@ -328,7 +317,7 @@ def dataset_stem(path: str) -> str:
 
 
 def is_held_out(row: Row) -> bool:
-    """Without a dev file, a tenth of the labelled rows is the dev set, the same in every file."""
+    """Without a dev file a tenth of the labelled rows is the dev set, chosen by its text."""
     return row.label != "" and zlib.crc32("\t".join(row.texts).encode()) % 10 == 0
 
 
@@ -357,10 +346,6 @@ GLUE = {  # task: archive, its sha256
     "sst2": ("SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
     "qqp": ("QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
     "mnli": ("MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633")}
-# member of the archive -> our ending; the training rows are the last, so then all files are there
-ENDINGS = {"dev.tsv": ".dev.tsv", "dev_matched.tsv": ".dev.tsv", "dev_mismatched.tsv":
-           ".dev-mm.tsv", "test.tsv": ".test.tsv", "test_matched.tsv": ".test.tsv",
-           "test_mismatched.tsv": ".test-mm.tsv", "train.tsv": ".tsv"}
 
 
 def fetch_glue(path: str) -> None:
@@ -373,16 +358,17 @@ def fetch_glue(path: str) -> None:
     print(f"downloading {url}")
     try:
         data = urlopen(url, timeout=30).read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise UserError(f"{url}: {error}; without a network, put {path} in place") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{url}: its sha256 is not the expected one; try again")
     with zipfile.ZipFile(io.BytesIO(data)) as z:
-        members = {os.path.basename(member): member for member in z.namelist()}
-        for name, ending in ENDINGS.items():
-            if name in members and not os.path.exists(stem + ending):
-                with atomic_write(stem + ending) as f:
-                    f.buffer.write(z.read(members[name]))
+        for member in sorted(z.namelist()):  # train.tsv is last: if it exists, the others do, too
+            name = os.path.basename(member).replace("_matched", "").replace("_mismatched", "-mm")
+            target = f"{stem}.{name}".replace(".train.tsv", ".tsv")
+            if re.match("(train|dev|test).*tsv$", name) and not os.path.exists(target):
+                with atomic_write(target) as f:
+                    f.buffer.write(z.read(member))
 
 
 # ---- What all scripts share ----------------------------------------------------------------------
@@ -420,7 +406,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
 
 def use_existing(path: str, options: dict[str, object]) -> bool:
-    """Whether `path` exists and so is used as it is. An option that this makes void is an error."""
+    """Whether `path` exists, to be used as it is. It is an error to give an option in vain."""
     if not os.path.exists(path):
         return False
     for name, value in options.items():
@@ -430,22 +416,24 @@ def use_existing(path: str, options: dict[str, object]) -> bool:
     return True
 
 
-def check_output(output: str, sources: list[str]) -> None:
+def check_output(output: str | None, sources: list[str]) -> None:
     for source in sources:
-        if os.path.exists(output) and os.path.samefile(output, source):
-            raise UserError(f"-o {output}: expected another file than {source}, which is read")
+        if output and os.path.exists(output) and os.path.samefile(output, source):
+            raise UserError(f"-o {output}: this is an input; expected another file")
 
 
 def progress(items: Sequence, title: str) -> Iterator:
     """Pass the items on; on a terminal, show how many are done, the rate and the time left."""
-    start = time.monotonic()
+    start = time.perf_counter()
     for done, item in enumerate(items, start=1):
         yield item
         if sys.stderr.isatty():
-            rate = done / (time.monotonic() - start)
+            rate = done / (time.perf_counter() - start)
             left = timedelta(seconds=round((len(items) - done) / rate))
             line = f"{title}: {done:,} of {len(items):,}, {rate:,.1f} per second, {left} left"
             print(f"{line}\033[K", end="\r", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\033[K", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ Shapes: B batch, T words of the longest sentence, V vocabulary, E embedding, H h
 import gzip
 import io
 import os
-import pickle
 import sys
 import zlib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -55,15 +54,12 @@ class BiLSTM(nn.Module):
             states.append(h[torch.arange(len(words)), lengths - 1])                # (B, H)
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
-    def forward(self, *sentences: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """What `encode` takes, for pairs also that of the second sentences -> logits (B, C)."""
+    def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
+        """The inputs of `encode` for the sentences, in pairs for both -> logits (B, C)."""
+        h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
-            first, second = sentences
-            h1 = self.encode(*first)                                               # (B, 2H)
             h2 = self.encode(*second)                                              # (B, 2H)
-            h = torch.cat([h1, h2, h1 * h2, (h1 - h2).abs()], dim=1)               # (B, 8H)
-        else:
-            h = self.encode(*sentences[0])                                         # (B, 2H)
+            h = torch.cat([h, h2, h * h2, (h - h2).abs()], dim=1)                  # (B, 8H)
         return self.output(self.dropout(torch.relu(self.fc(h))))                   # (B, C)
 
     def num_parameters(self) -> int:
@@ -73,19 +69,19 @@ class BiLSTM(nn.Module):
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-Ids = tuple[list[int], ...]  # the token ids of a row: of one sentence, or of the two of a pair
+Ids = tuple[list[int], ...]  # a row: the token ids of one sentence, or of the two of a pair
 
 
 def encode_row(texts: tuple[str, ...], vocabulary: dict[str, int]) -> Ids:
-    """("a zyzzyva film",) -> ([5, 0, 7],); 0 is [MASK]: an unknown word, an empty sentence"""
+    """("a zyzzyva film",) -> ([5, 0, 7],); 0 is [MASK], an unknown word or an empty sentence."""
     sentences = [tokenize(text) or [MASK] for text in texts]
     return tuple([vocabulary.get(word, 0) for word in words] for words in sentences)
 
 
 def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
-    """Pad B rows: what BiLSTM.encode takes, for the sentences and in pairs for the second ones."""
+    """Pad B rows -> [ids, reversed ids, lengths], in pairs another for the second sentences."""
     batch = []
-    for sentences in zip(*rows):
+    for sentences in zip(*rows):  # all first sentences, then all second ones
         ids = pad_sequence([torch.tensor(ids) for ids in sentences], batch_first=True)
         backward = pad_sequence([torch.tensor(ids[::-1]) for ids in sentences], batch_first=True)
         lengths = torch.tensor([len(ids) for ids in sentences])
@@ -147,8 +143,9 @@ class Student(NamedTuple):
 def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
     """["a fine film"] -> [("1", 0.97)], label and probability. For pairs: [("first", "second")]"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    if {len(row) for row in rows} != {1 + student.model.pair}:
-        raise UserError(f"expected rows of {1 + student.model.pair} sentences for this student")
+    num_sentences = 2 if student.model.pair else 1
+    if any(len(row) != num_sentences for row in rows):
+        raise UserError(f"this student reads rows of {num_sentences} sentences")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
     return [(student.classes[i], p) for i, p in zip(best, probabilities.tolist())]
@@ -156,12 +153,13 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
 
 def save_student(path: str, student: Student) -> None:
     model = student.model
-    sizes = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features, "pair": model.pair}
+    sizes = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features,
+             "pair": model.pair}
     save(path, {"weights": model.state_dict(), "vocabulary": list(student.vocabulary),
                 "classes": student.classes, "sizes": sizes})
 
 
-def load_student(path: str, device: torch.device | None = None) -> Student:
+def load_student(path: str, device: torch.device = torch.device("cpu")) -> Student:
     state = load(path)
     if "vocabulary" not in state:
         raise UserError(f"{path}: expected a student that distill.py saved")
@@ -181,11 +179,11 @@ def save(path: str, state: dict) -> None:
 
 def load(path: str) -> dict:
     """torch.load, which executes nothing of the file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        # torch's own messages are long, and recommend weights_only=False
-        raise UserError(f"{path}: damaged, or not a file of weights") from None
+    with open(path, "rb") as f:
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except Exception:  # of many kinds, with long messages that recommend weights_only=False
+            raise UserError(f"{path}: damaged, or not a file of weights") from None
 
 
 def pick_device(cpu: bool = False) -> torch.device:
@@ -258,15 +256,17 @@ def main() -> None:
     args = parser.parse_args()
     student = load_student(args.student, pick_device(args.cpu))
     if not args.tsv:
+        if args.output:
+            parser.error("-o needs a TSV")
         for line in sys.stdin:
             texts = line.rstrip("\r\n").split("\t")
-            (label, probability), = classify(student, [texts])
+            label, probability = classify(student, [texts])[0]
             print(label, f"{probability:.4f}", *texts, sep="\t")
         return
+    check_output(args.output, [args.student, args.tsv])
     rows = list(read_rows(args.tsv))
     answers = classify(student, [row.texts for row in rows])
     if args.output:
-        check_output(args.output, [args.student, args.tsv])
         with atomic_write(args.output) as f:
             f.write("index\tprediction\n")
             for i, (label, _) in enumerate(answers):

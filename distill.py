@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import bilstm
-import teacher_logits
+import teacher_logits as bert
 from augment import (MASK, Row, UserError, dataset_stem, fetch_glue, make_transfer_set,
                      progress, read_classes, read_columns, read_dev, read_rows, read_train, run,
                      sort_classes, tokenize, use_existing)
-from bilstm import BiLSTM, Student
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
@@ -47,8 +46,8 @@ class Examples(NamedTuple):
     logits: Tensor  # (N, C) the teacher's; zeros without a teacher
 
 
-def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, examples: Examples, alpha: float,
-                batch_size: int, title: str = "training") -> float:
+def train_epoch(model: bilstm.BiLSTM, optimizer: torch.optim.Optimizer, examples: Examples,
+                alpha: float, batch_size: int, title: str = "training") -> float:
     """One pass over the examples; returns the mean loss of the batches."""
     model.train()
     device = model.output.weight.device
@@ -69,11 +68,12 @@ def train_epoch(model: BiLSTM, optimizer: torch.optim.Optimizer, examples: Examp
 PATIENCE = 5  # our choice: stop after 5 epochs without a better dev accuracy
 
 
-def train(student: Student, train_set: Examples, dev_sets: dict[str, Examples], output: str,
+def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Examples], output: str,
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    The dev set "" decides; others are only reported. OUTPUT.training.pt is for `resume`.
+    dev_sets: name -> dev set. Only the first, named "", chooses the epoch. OUTPUT.training.pt has
+    what `resume` needs.
     """
     model = student.model
     # On a CPU the gradient of an embedding lists only the batch's words: twice as fast (see below).
@@ -119,8 +119,8 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
                     seed: int) -> tuple[dict[str, int], Tensor]:
     """The vocabulary and the vectors (V, E) that both channels start from.
 
-    `words` have a row each, `other_words` only if they have a vector. A word without a vector
-    starts uniform in +-0.25 (DeepLo 2019, §4.2).
+    All of `words` are in it, and those of `other_words` that have a vector. A word without a
+    vector starts uniform in +-0.25 (DeepLo 2019, §4.2).
     """
     vectors = {}
     width = 300                                                                       # §4.2
@@ -147,7 +147,7 @@ def words_of(rows: Iterable[Row]) -> dict[str, None]:
 
 def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
                   classes: list[str]) -> Examples:
-    """The rows, which come from the file `path`, but for those without a label and logits."""
+    """The rows of the file `path`, without those that have neither a label nor logits."""
     ids = []
     labels = []
     logits = array("f")  # 4 bytes a number; in a list it would take about 32
@@ -168,13 +168,14 @@ def make_logits(data: str, n_iter: int | None, teacher: str | None, device: torc
     if use_existing(logits_path, {"--n-iter": n_iter, "--teacher": teacher}):
         check_same_rows(data, logits_path)
         return logits_path
-    loaded = teacher_logits.load_teacher(teacher, data, device)  # before augmenting: fail early
-    teacher_logits.check_teacher(loaded, data, logits_path)
-    if use_existing(transfer_path, {"--n-iter": n_iter}):
+    has_transfer_set = use_existing(transfer_path, {"--n-iter": n_iter})
+    if has_transfer_set:
         check_same_rows(data, transfer_path)
-    else:
+    loaded = bert.load_teacher(teacher, data, device)  # before augmenting: fail early
+    bert.check_teacher(loaded, data, logits_path)
+    if not has_transfer_set:
         make_transfer_set(data, transfer_path, n_iter)
-    teacher_logits.label_file(loaded, transfer_path, logits_path)
+    bert.label_file(loaded, transfer_path, logits_path)
     return logits_path
 
 
@@ -208,11 +209,13 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched one
         rows = [row for row in read_rows(stem + ".dev-mm.tsv") if row.label]
         dev_sets["mm-"] = make_examples(rows, stem + ".dev-mm.tsv", vocabulary, classes)
+    if len(dev_sets[""].rows[0]) != len(train_set.rows[0]):
+        raise UserError(f"{data}: of training and dev rows, only one has pairs of sentences")
     torch.manual_seed(seed)
-    model = BiLSTM(embeddings, len(classes), hidden, fc, pair=len(train_set.rows[0]) == 2)
+    model = bilstm.BiLSTM(embeddings, len(classes), hidden, fc, pair=len(train_set.rows[0]) == 2)
     print(f"student   {model.num_parameters():,} parameters without embeddings, alpha {alpha:g}, "
           f"{len(train_set.rows):,} rows of {train_path}, {len(dev_sets[''].rows):,} of dev")
-    student = Student(model.to(device), vocabulary, classes)
+    student = bilstm.Student(model.to(device), vocabulary, classes)
     return train(student, train_set, dev_sets, output, alpha, seed=seed, **options)
 
 
@@ -233,7 +236,8 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
         teacher = bilstm.metrics(torch.tensor([row.logits for row in rows]), labels)
     print(f"\n{'table 1':24}{'dev accuracy':>14}{'paper, test':>14}")
     names = ["teacher (2 BERT-base)", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
-    for name, scores, figure in zip(names, (teacher, distilled, hard), PAPER.get(task, "---")):
+    figures = PAPER.get(task, ("-", "-", "-"))
+    for name, scores, figure in zip(names, (teacher, distilled, hard), figures):
         shown = "/".join(f"{100 * scores[key]:.1f}" for key in keys if key in scores)
         print(f"{name:24}{shown or 'not known':>14}{figure:>14}")
 
@@ -246,13 +250,13 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """
     rows = [bilstm.encode_row(row.texts, {}) for row in read_rows(data)]
     bert_rows = [([1] * 128, [0] * 128)] * 32  # token ids and segments
-    student = BiLSTM(torch.rand(1, 300), 2, hidden, fc, len(rows[0]) == 2)
-    bert_large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-                  "intermediate_size": 4096, "vocab_size": 30522}
-    bert = teacher_logits.Bert({**teacher_logits.DEFAULTS, **bert_large}, 2)
-    sizes = [sum(p.numel() for p in bert.parameters()), student.num_parameters()]
+    student = bilstm.BiLSTM(torch.rand(1, 300), 2, hidden, fc, len(rows[0]) == 2)
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+             "intermediate_size": 4096, "vocab_size": 30522}
+    bert_large = bert.Bert({**bert.DEFAULTS, **sizes}, 2)
+    size = sum(p.numel() for p in bert_large.parameters())
     seconds = []
-    for model, model_rows, collate in [(bert, bert_rows, teacher_logits.collate),
+    for model, model_rows, collate in [(bert_large, bert_rows, bert.collate),
                                        (student, rows[:2048], bilstm.collate)]:
         for _ in range(2):  # the first prediction is to warm up
             start = time.monotonic()
@@ -262,9 +266,10 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     print(f"\ntable 2: the {len(rows):,} rows of {data}, scaled from {len(bert_rows)} and "
           f"{len(rows[:2048]):,} rows; {device}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
-    print(f"{'BERT-large':12}{sizes[0]:14,}{seconds[0]:12,.2f}    335M, 1060 s")
-    print(f"{'BiLSTM':12}{sizes[1]:14,}{seconds[1]:12,.2f}    0.96M, 2.44 s")
-    print(f"{'ratio':12}{sizes[0] / sizes[1]:14,.0f}{seconds[0] / seconds[1]:12,.0f}    349, 434")
+    print(f"{'BERT-large':12}{size:14,}{seconds[0]:12,.2f}    335M, 1060 s")
+    print(f"{'BiLSTM':12}{student.num_parameters():14,}{seconds[1]:12,.2f}    0.96M, 2.44 s")
+    print(f"{'ratio':12}{size / student.num_parameters():14,.0f}"
+          f"{seconds[0] / seconds[1]:12,.0f}    349, 434")
 
 
 # ---- Optional: a faster AdaDelta for embeddings, with the same result ----------------------------
@@ -323,8 +328,8 @@ def parse_arguments() -> Namespace:
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300)")
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400)")
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
-    add("--epochs", type=int, default=30, help="at most; 5 without a better dev accuracy end the "
-        "training (the authors' code: 30)")
+    add("--epochs", type=int, default=30, help="at most (the authors' code: 30); 5 epochs without "
+        "a better dev accuracy end the training")
     add("--seed", type=int, default=0, help="default: 0")
     add("--resume", action="store_true", help="continue an interrupted training")
     add("--cpu", action="store_true", help="do not use a GPU")
@@ -334,6 +339,8 @@ def parse_arguments() -> Namespace:
     args = parser.parse_args()
     if args.data != dataset_stem(args.data) + ".tsv":
         parser.error(f"{args.data}: expected the training rows, a file STEM.tsv")
+    if args.table1 and args.alpha == 1:
+        parser.error("--table1 trains with and without a teacher: leave --alpha 1 out")
     if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
         parser.error("--teacher and --n-iter have no effect with --logits or --alpha 1")
     return args
@@ -345,10 +352,10 @@ def main() -> None:
     device = bilstm.pick_device(args.cpu)
     if args.table2:
         return print_table2(args.data, args.hidden, args.fc, device)
-    # What is missing shows now, not after hours of work.
+    # Check now what would otherwise fail after hours.
     dev_rows = read_dev(args.data)
     hard_labels = {row.label for row in read_rows(args.data)} - {""}
-    if not dev_rows or (len(hard_labels) < 2 and not args.logits):
+    if not dev_rows or (len(hard_labels) < 2 and (args.table1 or not args.logits)):
         raise UserError(f"{args.data}: expected labelled rows of two classes or more, and labelled "
                         f"dev rows; the columns are {', '.join(read_columns(args.data))}")
     if args.vectors:

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from augment import (Row, UserError, atomic_write, dataset_stem, progress, read_dev, read_rows,
-                     read_train, run, sort_classes, use_existing, write_header)
+from augment import (Row, UserError, atomic_write, check_output, dataset_stem, progress, read_dev,
+                     read_rows, read_train, run, sort_classes, use_existing, write_header)
 from bilstm import (Ids, class_indices, load, metrics, pick_device, predict_logits, save,
                     shuffled_batches)
 
@@ -59,13 +59,13 @@ def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
 def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processes: int = 1) -> None:
     """Write the rows of `data` with one more column for each class, `logit_NAME`.
 
-    Each chunk gets its own file in the folder OUTPUT.TEACHER.parts, so an interrupted run can be
-    resumed: a chunk that has a file is not labelled again. Of W processes the first labels chunks
-    0, W, 2W, ..., the second 1, W + 1, ...; the first joins them when all have finished.
+    Each chunk gets its own file in the folder OUTPUT.TEACHER.ROWS.parts, so an interrupted run can
+    be resumed: a chunk that has a file is not labelled again. Of W processes the first labels
+    chunks 0, W, 2W, ..., the second 1, W + 1, ...; the first joins them when all have finished.
     """
-    parts = f"{output}.{os.path.basename(teacher.folder)}.parts"
-    os.makedirs(parts, exist_ok=True)
     num_rows = sum(1 for _ in read_rows(data))  # refuses a broken file before long work
+    parts = f"{output}.{os.path.basename(teacher.folder)}.{num_rows}.parts"
+    os.makedirs(parts, exist_ok=True)
     paths = [f"{parts}/{number:06}.tsv" for number in range(math.ceil(num_rows / CHUNK))]
     rows = read_rows(data)
     for number, path in enumerate(progress(paths, "labelling, chunks")):
@@ -92,7 +92,8 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     """
     rows = read_dev(data)
     if not rows:
-        return print("no labelled dev rows: the teacher's accuracy is not known")
+        print("no labelled dev rows: the teacher's accuracy is not known")
+        return
     logits = label_rows(teacher, rows)
     labels = [row.label for row in rows]
     indices = class_indices(labels, teacher.classes, f"{data} with teacher {teacher.folder}")
@@ -317,7 +318,7 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, 
                     "qqp": "textattack/bert-base-uncased-QQP",
                     "mnli": "textattack/bert-base-uncased-MNLI"}
 FILES = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
-         "model.safetensors", "pytorch_model.bin"]  # of the last two, one
+         "model.safetensors", "pytorch_model.bin"]  # one of the last two is enough
 DEFAULTS = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
             "type_vocab_size": 2, "max_position_embeddings": 512}  # where config.json has none
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -360,13 +361,13 @@ def fetch(name: str) -> str:
     """A folder, or owner/name on the hub, downloaded once into torch.hub's cache -> the folder."""
     if os.path.isdir(name):
         return os.path.abspath(name)
-    if not re.fullmatch(r"[\w-]+/[\w.-]+", name):
+    if not re.fullmatch(r"[\w-]+/\w[\w.-]*", name):
         raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", name)
     os.makedirs(folder, exist_ok=True)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
     socket.setdefaulttimeout(30)  # seconds; torch.hub has none
-    for file in FILES:  # each is complete or absent, and when the weights are there, all are
+    for file in FILES:  # the weights come last: if they exist, everything does
         if any(os.path.exists(f"{folder}/{weights}") for weights in FILES[-2:]):
             break
         try:
@@ -483,6 +484,7 @@ def main() -> None:
     add("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
     output = args.output or args.tsv.removesuffix(".tsv").removesuffix(".transfer") + ".logits.tsv"
+    check_output(output, [args.tsv])
     if use_existing(output, {"--teacher": args.teacher, "--lr": args.lr, "--epochs": args.epochs}):
         return
     device = pick_device(args.cpu)

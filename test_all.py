@@ -2,10 +2,7 @@
 
     python test_all.py              # all tests; the last line is `N passed, N failed`
     python test_all.py mask loss    # the tests whose names contain one of these words
-
-pytest runs them, too. On the CPU, without a network, in a temporary folder, in the scripts' order.
 """
-import ast
 import contextlib
 import gzip
 import hashlib
@@ -16,7 +13,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -58,14 +54,12 @@ def write(path, content):
     """Write bytes, text or a list of lines; returns the path."""
     if isinstance(content, list):
         content = "\n".join(content) + "\n"
-    if isinstance(content, str):
-        content = content.encode()
-    Path(path).write_bytes(content)
+    Path(path).write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-def read(path):
-    return Path(path).read_bytes()
+def read(*path):
+    return Path(*path).read_bytes()
 
 
 def snapshot(folder):
@@ -73,36 +67,23 @@ def snapshot(folder):
     return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def call(module, *args, stdin=""):
-    """Run a script in this process: call(augment, "x.tsv") -> exit code, stdout, stderr."""
-    cpu = [] if module is augment else ["--cpu"]
-    argv = [module.__name__ + ".py", *map(str, args), *cpu]
+def call(module, *args, stdin="", error=None):
+    """Run a script; returns what it prints. With `error`, it must end with one line that has it."""
+    argv = [module.__name__ + ".py", *map(str, args)]
+    if module is not augment:
+        argv.append("--cpu")
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    err = io.StringIO()
-    code = 0
-    with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=err):
+    message = None
+    with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=out):
         try:
             augment.run(module.main)
         except SystemExit as stop:
-            code = stop.code or 0
-    if isinstance(code, str):  # what Python does with sys.exit("error: ...")
-        err.write(code + "\n")
-        code = 1
-    return code, out.buffer.getvalue().decode(), err.getvalue()
-
-
-def succeed(module, *args):
-    """Run a script that must succeed; returns its stdout."""
-    code, out, err = call(module, *args)
-    assert code == 0, err
-    return out
-
-
-def expect_error(result, part):
-    """Exit code 1 and one line on stderr, which has this part."""
-    code, _, err = result
-    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1, result
-    assert part in err, (part, err)
+            message = stop.code  # of sys.exit("error: ..."), which prints it and gives exit code 1
+    if error is None:
+        assert not message, message
+    else:
+        assert re.fullmatch("error: .*|stopped", message) and error in message, (message, error)
+    return out.buffer.getvalue().decode()
 
 
 def is_near(a, b, tolerance=1e-5):
@@ -135,31 +116,21 @@ def reviews(n, seed, columns=2, labelled=1000):
     return lines
 
 
+SMALL = ["--hidden", 8, "--fc", 8, "--batch-size", 8]  # a student that is trained fast
+
+
 def small_run(rows=40):
-    """Write x.tsv, x.dev.tsv and x.logits.tsv (with 24 more rows) -> folder, x.tsv, options."""
+    """Write x.tsv, x.dev.tsv, x.logits.tsv (24 more rows) -> folder, arguments of distill.py."""
     folder = new_folder()
     write(f"{folder}/x.dev.tsv", reviews(20, 2))
     write(f"{folder}/x.logits.tsv", reviews(rows + 24, 1, columns=4, labelled=rows))
-    return folder, write(f"{folder}/x.tsv", reviews(rows, 1)), SMALL
-
-
-SMALL = ["--hidden", 8, "--fc", 8, "--batch-size", 8]  # a student that is trained fast
-WORDS = {MASK: 0, **{str(i): i for i in range(1, 40)}}  # the vocabulary of tiny_student
-
-
-def tiny_student(classes=2, pair=False):
-    """An untrained student whose two channels differ."""
-    torch.manual_seed(45)
-    model = BiLSTM(torch.randn(40, 6), classes, hidden=5, fc=7, pair=pair)
-    model.trained.weight.data.add_(torch.randn(40, 6))
-    return model.eval()
+    return folder, [write(f"{folder}/x.tsv", reviews(rows, 1)), *SMALL]
 
 
 TOKENS = [*SPECIAL, *"warm fine great dull cold weak the a film plot it is was , and un ##aff "
           "##able cafe ' s . Paris".split()]
-CONFIG = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": 8, "num_hidden_layers": 2,
-          "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64,
-          "type_vocab_size": 2, "layer_norm_eps": 1e-12, "vocab_size": len(TOKENS)}
+CONFIG = {"vocab_size": len(TOKENS), "hidden_size": 8, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64}
 
 
 def tiny_teacher(folder=None, classes=2, **config):
@@ -167,7 +138,7 @@ def tiny_teacher(folder=None, classes=2, **config):
     folder = folder or new_folder()
     os.makedirs(folder, exist_ok=True)
     torch.manual_seed(0)
-    model = teacher_logits.Bert({**CONFIG, **config}, max(classes, 1))
+    model = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG, **config}, max(classes, 1))
     weights = {name: torch.randn_like(weight) * 0.3 for name, weight in model.state_dict().items()}
     if classes == 0:
         del weights["classifier.weight"], weights["classifier.bias"]
@@ -191,10 +162,9 @@ UPPER = {tag: [word.upper()] for word, tag in TAGGED}  # one replacement for eac
 
 def assert_shares(draws, expected):
     """Each outcome is drawn about as often as expected, within four standard errors."""
-    n = len(draws)
     assert set(draws) <= expected.keys()
     for outcome, p in expected.items():
-        assert abs(draws.count(outcome) - n * p) <= 4 * math.sqrt(n * p * (1 - p)), outcome
+        assert abs(draws.count(outcome) / len(draws) - p) <= 4 * math.sqrt(p * (1 - p) / len(draws))
 
 
 def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
@@ -226,10 +196,9 @@ def test_the_n_of_an_n_gram_is_uniform_from_1_to_5_and_each_start_is_as_likely()
 
 def test_a_sentence_is_cut_to_an_n_gram_with_p_ng_after_the_other_rules():
     rng = Random(0)
-    rows = [augment.augment_row([TAGGED], 0, Rates(0, 0, 0.25), {}, rng) for _ in range(4000)]
-    assert_shares([row != [TEN] for row in rows], {True: 0.25, False: 0.75})
-    words, = augment.augment_row([TAGGED], 0, Rates(1, 0, 1), {}, rng)
-    assert set(words) == {MASK} and len(words) <= 5
+    rows = [augment.augment_row([TAGGED], 0, Rates(1, 0, 0.25), {}, rng) for _ in range(4000)]
+    assert_shares([row != [[MASK] * 10] for row in rows], {True: 0.25, False: 0.75})
+    assert {len(words) for words, in rows} == {1, 2, 3, 4, 5, 10}
 
 
 def test_a_pair_is_altered_in_its_first_sentence_then_its_second_then_both_each_with_its_n_gram():
@@ -238,9 +207,8 @@ def test_a_pair_is_altered_in_its_first_sentence_then_its_second_then_both_each_
     found = [augment.augment_row(row, i, Rates(0, 1, 0), corpus, Random(0)) for i in range(6)]
     assert found == [[["x"], ["b"]], [["a"], ["y"]], [["x"], ["y"]]] * 2
     rng = Random(0)
-    pairs = [augment.augment_row([TAGGED] * 2, 2, Rates(0, 0, 0.5), {}, rng) for _ in range(3000)]
-    is_cut = [(first != TEN, second != TEN) for first, second in pairs]
-    assert_shares(is_cut, dict.fromkeys(itertools.product([True, False], repeat=2), 0.25))
+    both = [augment.augment_row([TAGGED] * 2, 2, Rates(0, 0, 0.5), {}, rng) for _ in range(99)]
+    assert len({(first == TEN, second == TEN) for first, second in both}) == 4
 
 
 # ---- augment.py: the transfer set ----------------------------------------------------------------
@@ -254,7 +222,7 @@ def transfer_set(lines, *args):
     """The lines that augment.py makes of these, none of which is held out."""
     folder = new_folder()
     write(f"{folder}/x.dev.tsv", lines)
-    succeed(augment, write(f"{folder}/x.tsv", lines), *args)
+    call(augment, write(f"{folder}/x.tsv", lines), *args)
     return read(f"{folder}/x.transfer.tsv").decode().removesuffix("\n").split("\n")
 
 
@@ -264,51 +232,38 @@ def test_the_rows_come_first_as_they_are_then_new_rows_without_a_label_and_no_ro
         new = made[len(lines):]
         assert made[:len(lines)] == lines == transfer_set(lines, "--n-iter", 0)
         assert len(set(new)) == len(new) > 100
-        originals = [line.lower().split("\t")[:-1] for line in lines]
+        originals = [line.lower().split("\t")[:-1] for line in [*lines, "a fine film\t"]]
         for line in new:
             *texts, label = line.split("\t")
             assert label == "" and len(texts) == len(originals[0]) and texts not in originals
-            assert [" ".join(tokenize(text)) for text in texts] == texts != ["a fine film"]
 
 
 def test_the_defaults_are_the_papers_rates_and_n_iter_20_or_10_for_pairs_and_a_seed_gives_one_set():
     rates = "--p-mask 0.1 --p-pos 0.1 --p-ng 0.25 --seed 0".split()
-    for lines, n_iter, sha256 in [(SINGLES, 20, "97cad17f"), (PAIRS, 10, "fca2c19e")]:
+    for lines, n_iter in [(SINGLES, 20), (PAIRS, 10)]:
         made = transfer_set(lines)
         assert made == transfer_set(lines, *rates, "--n-iter", n_iter)
-        assert hashlib.sha256("\n".join(made).encode()).hexdigest()[:8] == sha256  # on any machine
         for option in ("--p-mask", "--p-pos", "--p-ng", "--seed", "--n-iter"):
             assert made != transfer_set(lines, option, 1)
-
-
-def test_augment_sentence_gives_the_variants_of_one_sentence():
-    found = augment.augment_sentence("A fine film", ["the dull plot"], 99, Rates(0, 0.5, 0))
-    original, *variants = itertools.product(["a", "the"], ["fine", "dull"], ["film", "plot"])
-    assert sorted(found) == sorted(map(" ".join, variants))
+    made = transfer_set(SINGLES, "--p-mask", 0, "--p-pos", 1, "--p-ng", 0)
+    assert set(" ".join(made).lower().split()) == set(" ".join(SINGLES).lower().split())
 
 
 # ---- augment.py: rows and words of a TSV ---------------------------------------------------------
-def test_columns_are_found_by_their_names_in_any_case_and_a_dash_is_no_label():
+def test_columns_are_found_by_names_in_any_case_whatever_the_line_ends_and_a_dash_is_no_label():
     for header, line, texts, label, logits in [
             ("Sentence|LABEL", "A b|1 ", "A b", "1", ()), ("sentence|label", "a|-", "a", "", ()),
             ("sentence|label", "a|-1", "a", "-1", ()), ("hypothesis|premise", "b|a", "a|b", "", ()),
             ("sentence1|sentence2|label1|gold_label", "a|b|no|yes", "a|b", "yes", ()),
             ("id|question1|question2|is_duplicate", '7|"""Bo|"Bo"?|1', '"""Bo|"Bo"?', "1", ()),
-            ("Quality|#1 ID|#2 ID|#1 String|#2 String", "0|1|2|a|b", "a|b", "0", ()),
+            ("Quality|#1 ID|#1 String|#2 String", "0|1|a|b", "a|b", "0", ()),
             ("index|question|sentence|label", "0|a|b|entailment", "a|b", "entailment", ()),
-            ("logit_10|sentence|Logit_9|label", "-1.5|a|2e-1|1", "a", "1", (0.2, -1.5))]:
-        path = write(f"{new_folder()}/x.tsv", f"{header}\n{line}\n".replace("|", "\t"))
-        assert list(read_rows(path)) == [(tuple(texts.split("|")), label, logits)], header
-    for labels in ["2 9 10", "neg pos", "10 2nd 9"]:  # by number, or else as text
-        assert augment.sort_classes(reversed(labels.split() * 2)) == labels.split()
-
-
-def test_a_byte_order_mark_crlf_and_a_missing_last_newline_change_nothing():
-    plain = "sentence\tlabel\nan été\t1\nb\u2028c\x0b\x85 d\t0\n".encode()
-    crlf = plain.replace(b"\n", b"\r\n")
-    for content in (plain, b"\xef\xbb\xbf" + plain, crlf, plain[:-1], b"\xef\xbb\xbf" + crlf[:-2]):
-        rows = list(read_rows(write(f"{new_folder()}/x.tsv", content)))
-        assert rows == [(("an été",), "1", ()), (("b\u2028c\x0b\x85 d",), "0", ())]
+            ("logit_10|sentence|Logit_9", "-1.5|\u2028é|2e-1", "\u2028é", "", (0.2, -1.5))]:
+        plain = f"{header}\n{line}\n".replace("|", "\t").encode()
+        crlf = b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n")  # with a byte order mark
+        for content in (plain, plain[:-1], crlf, crlf[:-2]):
+            rows = list(read_rows(write(f"{new_folder()}/x.tsv", content)))
+            assert rows == [(tuple(texts.split("|")), label, logits)], header
 
 
 def test_a_few_broken_lines_are_skipped_and_counted_but_more_than_one_in_a_hundred_is_an_error():
@@ -317,40 +272,35 @@ def test_a_few_broken_lines_are_skipped_and_counted_but_more_than_one_in_a_hundr
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert len(list(read_rows(path))) == 299
     assert re.search(r"x.tsv, line 3: .*\b3 cells.* 2 such lines among 299", err.getvalue())
-    write(path, [*lines, "d", "e"])
     with raises(UserError, "x.tsv, line 3: .* 4 such lines among 299"):
-        list(read_rows(path))
+        list(read_rows(write(path, [*lines, "d", "e"])))
 
 
 def test_a_tenth_of_the_labelled_rows_is_held_out_neither_augmented_nor_trained_on():
     folder = new_folder()
-    lines = [f"w{i} x y z\t{i % 2}" for i in range(60)]
-    path = write(f"{folder}/x.tsv", ["sentence\tlabel", *lines])
-    dev = augment.read_dev(path)
-    assert 2 < len(dev) < 12
-    other = ["label\tsentence", *(f"{row.label}\t{row.texts[0]}" for row in read_rows(path))]
-    assert augment.read_dev(write(f"{folder}/other.tsv", other)) == dev  # the same in every file
-    succeed(augment, path)
+    rows = [Row((f"w{i} x y z",), str(i % 2), ()) for i in range(60)]
+    lines = [f"{row.label}\t{row.texts[0]}" for row in rows]
+    dev = augment.read_dev(write(f"{folder}/x.tsv", ["label\tsentence", *lines]))
+    reverse = write(f"{folder}/y.tsv", ["label\tsentence", *lines[::-1]])
+    assert 2 < len(dev) < 12 and augment.read_dev(reverse) == dev[::-1]  # the same in every file
+    call(augment, f"{folder}/x.tsv")
     synthetic = read(f"{folder}/x.transfer.tsv").decode().split("\n", 61)[61].split()
-    succeed(distill, path, "--alpha", 1, *SMALL, "--epochs", 1)
+    call(distill, f"{folder}/x.tsv", "--alpha", 1, *SMALL, "--epochs", 1)
     vocabulary = bilstm.load_student(f"{folder}/x.hard.student.pt").vocabulary
-    for row in read_rows(path):
-        word = row.texts[0].split()[0]
-        assert (word in synthetic) == (word in vocabulary) == (row not in dev)
-    write(f"{folder}/x.dev.tsv", ["sentence\tlabel", "d\t1", "not labelled\t"])  # now none is
-    assert augment.read_dev(path) == [(("d",), "1", ())]
-    assert list(augment.read_train(path, path)) == list(read_rows(path))
+    for i, row in enumerate(rows):
+        assert (f"w{i}" in synthetic) == (f"w{i}" in vocabulary) == (row not in dev)
+    write(f"{folder}/y.dev.tsv", ["sentence\tlabel", "d\t1", "not labelled\t"])
+    assert augment.read_dev(reverse) == [(("d",), "1", ())]  # now no row is held out
+    assert list(augment.read_train(reverse, reverse)) == rows[::-1]
 
 
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
     for text, words in [
             ("It's.  Don't [MASK]! don’t've", "it 's . do n't [MASK] ! do n't 've"), (" \t ", ""),
-            ("I'm he'd she'll we've they're", "i 'm he 'd she 'll we 've they 're"),
             ("Mr. Smith, J. R. etc. (good)", "mr. smith , j. r. etc. ( good )"),
-            ("the U.S. Why? The end. Really.", "the u.s. why ? the end . really ."),
-            ("\"quoted\" ``so, dogs' -- ol' '60s", "\" quoted \" `` so , dogs' -- ol' '60s"),
+            ("the U.S. Why? \"quoted\" ``so, dogs'", "the u.s. why ? \" quoted \" `` so , dogs'"),
             ("2,500.50 1:30 $5, 50% a/b c-d- r&b", "2,500.50 1:30 $ 5 , 50 % a/b c-d- r&b"),
-            ("wow!!! what?! wait... .. '' `", "wow !!! what ?! wait ... .. '' `"),
+            ("wow!!! what?! wait... .. '' -- '60s", "wow !!! what ?! wait ... .. '' -- '60s"),
             ("[mask]'s ([MASK]).", "[MASK] 's ( [MASK] ) ."), ("so, " * 400, "so , " * 256)]:
         assert tokenize(text) == tokenize(words) == words.split()
 
@@ -369,10 +319,8 @@ def test_the_tagger_smooths_its_counts_as_by_hand_and_finds_the_best_of_all_tag_
     p = prior
     for tags in ["DPNNVV", "NV", "NV", "NV", "NNNNVVVV"]:  # shape, 1, 2, 3 letters, "fish" itself
         p = {tag: (tags.count(tag) + p[tag]) / (len(tags) + 1) for tag in p}
-    expected = {tag: 1000 * math.log(p[tag] / prior[tag]) for tag in "NV"}  # not below MIN_RATIO
-    for tag, score in tagger.scores("fish"):
-        assert abs(score - expected.pop(tag)) < 0.6
-    assert expected == {}
+    scores = dict(tagger.scores("fish"))  # without D and P, which are below MIN_RATIO
+    assert scores == {tag: round(1000 * math.log(p[tag] / prior[tag])) for tag in "NV"}
     for words in itertools.product(["the", "they", "fish", "swim", "xing"], repeat=3):
         totals = {}
         for choice in itertools.product(*map(tagger.scores, words)):
@@ -381,27 +329,33 @@ def test_the_tagger_smooths_its_counts_as_by_hand_and_finds_the_best_of_all_tag_
             totals[tuple(tags[1:-1])] = sum(steps) + sum(score for _, score in choice)
         _, found = zip(*tagger.tag(" ".join(words)))
         assert totals[found] == max(totals.values())
-
-
-def test_the_shipped_counts_tag_english_and_words_that_they_lack():
-    for text, tags in [("the film was made by a director", "DT NN VBD VBN IN DT NN"), ("", ""),
-                       ("the blorks were zumbling slowly", "DT NNS VBD VBG RB")]:
-        assert [tag for _, tag in augment.Tagger().tag(text)] == tags.split()
+    _, tags = zip(*augment.Tagger().tag("the blorks were zumbling slowly"))  # with shipped counts
+    assert tags == ("DT", "NNS", "VBD", "VBG", "RB")
 
 
 # ---- bilstm.py: the network (figures 1 and 2) ----------------------------------------------------
+WORDS = {MASK: 0, **{str(i): i for i in range(1, 40)}}  # the vocabulary of tiny_student
+
+
+def tiny_student(classes=2, pair=False):
+    """An untrained student whose two channels differ."""
+    torch.manual_seed(45)
+    model = BiLSTM(torch.randn(40, 6), classes, hidden=5, fc=7, pair=pair)
+    model.trained.weight.data.add_(torch.randn(40, 6))
+    return model.eval()
+
+
 def some_texts(pair):
     """Nine rows of one text or two, each of 1 to 8 numbers."""
     rng = Random(0)
     texts = [" ".join(rng.choices(list(WORDS)[1:], k=rng.randrange(1, 9))) for _ in range(18)]
-    return list(zip(texts[:9], texts[9:])) if pair else list(zip(texts[:9]))
+    return list(zip(texts[:9], texts[9:]) if pair else zip(texts[:9]))
 
 
 def lstm_by_hand(x, lstm):
     """An LSTM step by step, with gates in the order i, f, g, o: x (T, E) -> h (H,)"""
     w, u, b, c = lstm.parameters()
-    h = torch.zeros(lstm.hidden_size)
-    cell = torch.zeros(lstm.hidden_size)
+    h = cell = torch.zeros(lstm.hidden_size)
     for word in x:
         i, f, g, o = (w @ word + b + u @ h + c).chunk(4)
         cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
@@ -444,37 +398,32 @@ def test_an_unknown_word_and_an_empty_sentence_are_read_as_the_mask():
 
 
 def test_batches_of_training_are_random_and_each_is_of_similar_length():
-    lengths = Random(1).choices(range(1, 30), k=503)
-    batches = bilstm.shuffled_batches([([0] * length,) for length in lengths], 10)
-    again = bilstm.shuffled_batches([([0] * length,) for length in lengths], 10)
+    rows = [([0] * length,) for length in Random(1).choices(range(1, 30), k=503)]
+    batches = bilstm.shuffled_batches(rows, 10)
     assert sorted(itertools.chain(*batches)) == list(range(503)) and len(batches) == 51
-    longest = [max(lengths[i] for i in batch) for batch in batches]
-    assert sum(longest) - sum(min(lengths[i] for i in batch) for batch in batches) <= 28
-    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
-    assert len(set(map(frozenset, batches)) & set(map(frozenset, again))) < 5  # other neighbours
+    longest = [max(len(rows[i][0]) for i in batch) for batch in batches]
+    shortest = [min(len(rows[i][0]) for i in batch) for batch in batches]
+    assert sum(longest) - sum(shortest) <= 28 and longest != sorted(longest)
+    assert sorted(batches) != sorted(bilstm.shuffled_batches(rows, 10))  # other neighbours
 
 
 # ---- bilstm.py: word vectors, the student's file -------------------------------------------------
-VECTORS = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]), ("FILM", [7, 8, 9]),
-           ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]
-
-
 def test_vectors_are_read_from_every_format_and_a_truncated_file_is_refused():
-    expected = {"the": [0.5, -1.25, 3], "été": [-1, 2, 0.25], "film": [4, 5, 6], "paris": [0, 0, 8]}
-    for vectors in (VECTORS, VECTORS[::-1]):
-        text = "".join(f"{word} {' '.join(map(str, v))}\n" for word, v in vectors).encode()
-        binary = [word.encode() + b" " + np.array(v, "<f4").tobytes() for word, v in vectors]
-        for name, content in [
-                ("glove.txt", text + b"film x.com 1 2 3\n"), ("word2vec.txt", b"6 3\n" + text),
-                ("fasttext.vec", b"6 3 \n" + text.replace(b"\n", b" \n")),
-                ("a.bin", b"6 3\n" + b"".join(binary)), ("b.bin", b"6 3\n" + b"\n".join(binary))]:
-            for name, content in [(name, content), (name + ".gz", gzip.compress(content))]:
-                path = write(f"{new_folder()}/{name}", content)
-                found = bilstm.read_vectors(path, {*expected, "absent"})
-                assert {word: vector.tolist() for word, vector in found.items()} == expected, name
-                write(path, content[:-8])
-                with raises(UserError, f"{name}.*; expected word vectors"):
-                    bilstm.read_vectors(path, set(expected))
+    vectors = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]),
+               ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]
+    text = "".join(f"{word} {' '.join(map(str, v))}\n" for word, v in vectors).encode()
+    binary = [word.encode() + b" " + np.array(v, "<f4").tobytes() for word, v in vectors]
+    files = {"glove.txt": text + b"film x.com 1 2 3\n", "word2vec.txt": b"5 3\n" + text,
+             "fasttext.vec": b"5 3 \n" + text.replace(b"\n", b" \n"),
+             "a.bin": b"5 3\n" + b"".join(binary), "b.bin": b"5 3\n" + b"\n".join(binary)}
+    files |= {name + ".gz": gzip.compress(content) for name, content in files.items()}
+    for name, content in files.items():
+        path = write(f"{new_folder()}/{name}", content)
+        found = bilstm.read_vectors(path, {"the", "film", "paris", "été", "absent"})
+        assert {word: vector.tolist() for word, vector in found.items()} == {
+            "the": [0.5, -1.25, 3], "film": [4, 5, 6], "paris": [0, 0, 8], "été": [-1, 2, 0.25]}
+        with raises(UserError, f"{name}.*; expected word vectors"):
+            bilstm.read_vectors(write(path, content[:-8]), {"the", "film", "paris", "été"})
 
 
 def saved_student(pair=False):
@@ -492,9 +441,8 @@ def test_a_saved_student_classifies_from_python_a_tsv_and_standard_input():
             p, best = logits_by_hand(student.model, row).softmax(dim=0).max(dim=0)
             printed += "\t".join([student.classes[best], f"{p:.4f}", *row]) + "\n"
         typed = ["\t".join(row) for row in some_texts(pair)]
-        tsv = write(f"{new_folder()}/x.tsv", [header, *typed])
-        assert call(bilstm, path, tsv) == (0, printed, "")
-        assert call(bilstm, path, stdin="\r\n".join(typed)) == (0, printed, "")
+        assert call(bilstm, path, write(f"{new_folder()}/x.tsv", [header, *typed])) == printed
+        assert call(bilstm, path, stdin="\r\n".join(typed)) == printed
         label, p = bilstm.classify(bilstm.load_student(path), some_texts(pair))[0]
         assert printed.startswith(f"{label}\t{p:.4f}\t")
 
@@ -505,54 +453,24 @@ def test_a_submission_answers_every_row_and_labelled_rows_are_scored():
     labels = [label for label, _ in bilstm.classify(student, texts)]
     gold = ["-", "", *labels[2:-1], "neither"]
     tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *map("\t".join, zip(texts, gold))])
-    _, _, err = call(bilstm, path, tsv, "-o", tsv + ".out")
-    assert err == "accuracy 0.8750 on 8 labelled rows\n"
-    expected = [f"{i}\t{label}" for i, label in enumerate(labels)]
-    assert read(tsv + ".out").decode().splitlines() == ["index\tprediction", *expected]
+    assert call(bilstm, path, tsv, "-o", tsv + ".out") == "accuracy 0.8750 on 8 labelled rows\n"
+    lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
+    assert read(tsv + ".out").decode().splitlines() == lines
 
 
-def test_an_output_is_never_written_over_a_file_that_is_read_nor_in_place_of_a_pipe_or_device():
-    path, _ = saved_student()
-    folder = os.path.dirname(path)
-    tsv = write(f"{folder}/x.tsv", SINGLES)
-    files = snapshot(folder)
-    for output in (tsv, f"{folder}/./x.tsv"):
-        expect_error(call(augment, tsv, "-o", output), f"-o {output}: ")
-        expect_error(call(bilstm, path, tsv, "-o", output), f"-o {output}: ")
-    expect_error(call(bilstm, path, tsv, "-o", path), "-o ")
-    assert snapshot(folder) == files
-    pipe = Path(folder, "pipe")
+def test_an_output_that_is_a_pipe_or_a_device_is_written_to_as_it_is():
+    pipe = Path(new_folder(), "pipe")
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        succeed(augment, tsv, "-o", pipe)
-        assert reader.stdout.read().startswith(read(tsv)) and pipe.is_fifo()
-
-
-def test_a_malicious_pickle_executes_nothing():
-    folder, data, options = small_run()
-    bert = tiny_teacher(f"{folder}/bert")
-    plain = f"cos\nsystem\n(S'touch {folder}/marker'\ntR.".encode()
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as z:  # as torch.save writes it
-        z.writestr("archive/data.pkl", plain)
-        z.writestr("archive/version", "3\n")
-    for content in (plain, archive.getvalue()):
-        for file, *command in [
-                (f"{folder}/x.student.pt", bilstm, f"{folder}/x.student.pt", data),
-                (f"{folder}/x.training.pt", distill, data, *options, "--resume"),
-                (f"{bert}/pytorch_model.bin", teacher_logits, data, "-o", "y", "--teacher", bert)]:
-            write(file, content)
-            expect_error(call(*command), f"{file}: damaged, or not a file of weights")
-    assert not os.path.exists(f"{folder}/marker")
-    pickle.loads(plain)
-    assert os.path.exists(f"{folder}/marker")  # so it is indeed malicious
+        call(augment, write(f"{new_folder()}/x.tsv", SINGLES), "-o", pipe)
+        assert reader.stdout.read().startswith(b"sentence\tlabel\n") and pipe.is_fifo()
 
 
 # ---- teacher_logits.py: BERT (§3.1) --------------------------------------------------------------
 def bert_by_hand(folder, tokens, segments):
     """BERT's forward pass over one row in numpy, from its definition (Devlin et al. 2019)."""
-    weights = bilstm.load(f"{folder}/pytorch_model.bin")
-    w = {name: weight.double().numpy() for name, weight in weights.items()}
+    w = bilstm.load(f"{folder}/pytorch_model.bin")
+    w = {name.removeprefix("bert."): weight.double().numpy() for name, weight in w.items()}
 
     def linear(name, x):
         return x @ w[name + ".weight"].T + w[name + ".bias"]
@@ -562,27 +480,26 @@ def bert_by_hand(folder, tokens, segments):
         return x * w[name + ".LayerNorm.weight"] + w[name + ".LayerNorm.bias"]
 
     ids = [TOKENS.index(token) for token in tokens.split()]
-    e = "bert.embeddings."
-    x = w[e + "word_embeddings.weight"][ids] + w[e + "token_type_embeddings.weight"][segments]
-    x = norm("bert.embeddings", x + w[e + "position_embeddings.weight"][:len(ids)])
-    for p in ("bert.encoder.layer.0.", "bert.encoder.layer.1."):
+    x = w["embeddings.word_embeddings.weight"][ids]
+    x = x + w["embeddings.position_embeddings.weight"][:len(ids)]
+    x = norm("embeddings", x + w["embeddings.token_type_embeddings.weight"][segments])
+    for p in ("encoder.layer.0.", "encoder.layer.1."):
         q, k, v = (linear(p + "attention.self." + part, x) for part in ("query", "key", "value"))
         heads = []
         for head in (slice(0, 4), slice(4, 8)):
             scores = np.exp(q[:, head] @ k[:, head].T / math.sqrt(4))
             heads.append(scores / scores.sum(axis=1, keepdims=True) @ v[:, head])
-        attention = linear(p + "attention.output.dense", np.concatenate(heads, axis=1))
-        x = norm(p + "attention.output", x + attention)
-        inner = linear(p + "intermediate.dense", x)
-        inner = inner * (1 + np.vectorize(math.erf)(inner / math.sqrt(2))) / 2
-        x = norm(p + "output", x + linear(p + "output.dense", inner))
-    return linear("classifier", np.tanh(linear("bert.pooler.dense", x[0])))
+        h = linear(p + "attention.output.dense", np.concatenate(heads, axis=1))
+        x = norm(p + "attention.output", x + h)
+        h = linear(p + "intermediate.dense", x)
+        h = h * (1 + np.vectorize(math.erf)(h / math.sqrt(2))) / 2
+        x = norm(p + "output", x + linear(p + "output.dense", h))
+    return linear("classifier", np.tanh(linear("pooler.dense", x[0])))
 
 
-ROWS = [  # texts, tokens, segments
-    (("a film",), "[CLS] a film [SEP]", [0] * 4),
-    (("fine, it is warm.",), "[CLS] fine , it is warm . [SEP]", [0] * 8),
-    (("a [MASK]", "cold"), "[CLS] a [MASK] [SEP] cold [SEP]", [0, 0, 0, 0, 1, 1])]
+ROWS = [(("a film",), "[CLS] a film [SEP]", [0] * 4),  # texts, tokens, segments
+        (("fine, it is warm.",), "[CLS] fine , it is warm . [SEP]", [0] * 8),
+        (("a [MASK]", "cold"), "[CLS] a [MASK] [SEP] cold [SEP]", [0, 0, 0, 0, 1, 1])]
 
 
 def test_bert_equals_a_forward_pass_in_numpy_whatever_the_padding():
@@ -595,20 +512,18 @@ def test_bert_equals_a_forward_pass_in_numpy_whatever_the_padding():
 
 def test_wordpiece_cuts_text_as_worked_by_hand():
     vocabulary = [*TOKENS, "u", "##a", "中", *"$+<=>^`|~!…"]
-    tokenizer = WordPiece(vocabulary, True, 512)
     for text, expected in [
             ("unaffable una", "un ##aff ##able un ##a"),  # the longest that fits, again and again
             ("unaffabl zebra film", "[UNK] [UNK] film"),  # the last letter fits nowhere
-            ("The FILM's", "the film ' s"), ("Café cafe\u0301", "cafe cafe"),
-            ("a中film", "a 中 film"), ("fi\x00l\u200bm\ufffd", "film"),
-            ("a\u00a0film\u3000is\u2028fine", "a film is fine"),
+            ("The FILM's Café cafe\u0301", "the film ' s cafe cafe"),
+            ("a\u00a0film\u3000is\u2028fine a中fi\x00l\u200bm\ufffd", "a film is fine a 中 film"),
             ("a$+<=>^`|~!…a", "a $ + < = > ^ ` | ~ ! … a"),
             ("a[MASK]film [CLS] [SEP] [PAD]", "a [MASK] film [CLS] [SEP] [PAD]"),
-            ("a" * 100, "a" + " ##a" * 99), ("a" * 101, "[UNK]")]:
-        ids = tokenizer.encode((text,))[0][1:-1]
-        assert " ".join(vocabulary[i] for i in ids) == expected, text
-    cased = WordPiece(vocabulary, False, 512)
-    assert cased.split_text("Café [MASK] PARIS") == ["Café", "[MASK]", "PARIS"]
+            ("a" * 100 + " " + "a" * 101, "a" + " ##a" * 99 + " [UNK]")]:
+        ids, _ = WordPiece(vocabulary, True, 512).encode((text,))
+        assert " ".join(vocabulary[i] for i in ids[1:-1]) == expected, text
+    words = WordPiece(vocabulary, False, 512).split_text("Café [MASK] PARIS")
+    assert words == ["Café", "[MASK]", "PARIS"]  # cased
 
 
 def test_a_long_row_loses_the_last_tokens_of_its_longer_sentence():
@@ -623,23 +538,23 @@ def test_a_long_row_loses_the_last_tokens_of_its_longer_sentence():
 # ---- teacher_logits.py: the files of a teacher ---------------------------------------------------
 def test_tokenizer_config_decides_about_case_and_without_it_the_vocabulary():
     for token, settings, uncased in [
-            ("paris", "{}", True), ("Paris", "{}", False),
-            ("paris", '{"do_lower_case": false}', False), ("<URL>", '{"do_lower_case": true}', True)]:
+            ("paris", "{}", True), ("paris", '{"do_lower_case": false}', False),
+            ("Paris", "{}", False), ("<URL>", '{"do_lower_case": true}', True)]:
         folder = tiny_teacher()
         write(f"{folder}/vocab.txt", [*TOKENS[:-1], token])
-        assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == (token == "paris")
+        assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == token.islower()
         write(f"{folder}/tokenizer_config.json", settings)
-        assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == uncased, settings
+        assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == uncased
 
 
 def safetensors(weights):
     """The bytes of a file in the safetensors format."""
     header = {"__metadata__": {"format": "pt"}}
     data = b""
-    for name, weight in weights.items():
-        offsets = [len(data), len(data) + 4 * weight.numel()]
-        header[name] = {"dtype": "F32", "shape": list(weight.shape), "data_offsets": offsets}
-        data += weight.numpy().tobytes()
+    for name, w in weights.items():
+        offsets = [len(data), len(data) + 4 * w.numel()]
+        header[name] = {"dtype": "F32", "shape": list(w.shape), "data_offsets": offsets}
+        data += w.numpy().tobytes()
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -648,133 +563,110 @@ def test_a_teacher_in_any_form_new_or_of_2019_or_saved_again_gives_the_same_logi
     folder = tiny_teacher()
     row = ("a fine Paris film",)
     expected = teacher_says(folder, row)
-    teacher = teacher_logits.load_checkpoint(folder, CPU)
-    teacher_logits.save_teacher(f"{folder}/saved", teacher._replace(classes=["no", "yes"]))
-    weights = bilstm.load(f"{folder}/pytorch_model.bin")
+    teacher = teacher_logits.load_checkpoint(folder, CPU)._replace(classes=["no", "yes"])
+    teacher_logits.save_teacher(f"{folder}/saved", teacher)
+    assert torch.equal(teacher_says(f"{folder}/saved", row), expected)
     old = {"cls.predictions.bias": torch.zeros(3), "embeddings.position_ids": torch.ones(1, 64)}
-    for name, weight in weights.items():
+    for name, weight in bilstm.load(f"{folder}/pytorch_model.bin").items():
         name = name.removeprefix("bert.").replace("LayerNorm.weight", "LayerNorm.gamma")
         old[name.replace("LayerNorm.bias", "LayerNorm.beta")] = weight
     torch.save(old, f"{folder}/pytorch_model.bin")
-    config = {name: size for name, size in CONFIG.items() if name not in teacher_logits.DEFAULTS}
-    write(f"{folder}/config.json", json.dumps({**config, "max_position_embeddings": 64}))
     assert torch.equal(teacher_says(folder, row), expected)
     os.remove(f"{folder}/vocab.txt")
     vocabulary = {token: i for i, token in reversed(list(enumerate(TOKENS)))}
     write(f"{folder}/tokenizer.json", json.dumps({"model": {"vocab": vocabulary}}))
-    for named in (weights, old):
-        write(f"{folder}/model.safetensors", safetensors(named))
-        assert torch.equal(teacher_says(folder, row), expected)
-    assert torch.equal(teacher_says(f"{folder}/saved", row), expected)
+    write(f"{folder}/model.safetensors", safetensors(old))
+    assert torch.equal(teacher_says(folder, row), expected)
 
 
 # ---- teacher_logits.py: labelling ----------------------------------------------------------------
 def test_text_label_and_logits_share_a_line():
-    folder = new_folder()
-    lines = [f"{'|'.join(texts)}|{label}" for (texts, _, _), label in zip(ROWS, ["no", "", "yes"])]
-    data = write(f"{folder}/x.transfer.tsv", ["sentence\tlabel", "a film\tno", "fine, it is warm.\t"])
-    bert = tiny_teacher(f"{folder}/bert", 2, id2label={"1": "no", "0": "yes"})
+    folder = tiny_teacher(id2label={"1": "no", "0": "yes"})
+    write(f"{folder}/x.dev.tsv", ["sentence\tlabel", "unlabelled\t-"])
+    lines = ["sentence\tlabel", "a film\tno", "fine, it is warm.\t"]
     with mock.patch("teacher_logits.CHUNK", 1):
-        succeed(teacher_logits, data, "--teacher", bert)
-    header, *lines = read(f"{folder}/x.logits.tsv").decode().splitlines()
-    assert header == "sentence\tlabel\tlogit_yes\tlogit_no" and len(lines) == 2
-    for line, row, label in zip(lines, ROWS, ["no", ""]):
-        text, found, *logits = line.split("\t")
-        assert ((text,), found) == (row[0], label)
-        assert is_near(list(map(float, logits)), bert_by_hand(bert, *row[1:]), 1e-4)
+        call(teacher_logits, write(f"{folder}/x.transfer.tsv", lines), "--teacher", folder)
+    header, *made = read(f"{folder}/x.logits.tsv").decode().splitlines()
+    assert header == "sentence\tlabel\tlogit_yes\tlogit_no" and len(made) == 2
+    for line, new_line, row in zip(lines[1:], made, ROWS):
+        assert new_line.startswith(line + "\t")
+        logits = [float(cell) for cell in new_line.split("\t")[2:]]
+        assert is_near(logits, bert_by_hand(folder, *row[1:]), 1e-4)
 
 
 def test_outputs_are_named_by_id2label_or_the_sorted_labels_or_else_by_numbers():
-    labelled = ["sentence\tlabel", "a\tc", "a\ta", "a\tb"]
+    labelled = ["sentence\tlabel", "a\t10", "a\t9", "a\t2"]
     for lines, names, expected in [
-            (labelled, "bca", "bca"), (labelled, "", "abc"), (labelled, "xyz", "abc"),
-            (labelled, ["LABEL_0", "LABEL_1", "LABEL_2"], "abc"), (labelled[:2], "", "012")]:
-        folder = tiny_teacher(classes=3, id2label=dict(enumerate(names)))
+            (labelled, "9 2 10", "9 2 10"), (labelled, "", "2 9 10"), (labelled, "x y z", "2 9 10"),
+            (labelled, "LABEL_0 LABEL_1 LABEL_2", "2 9 10"), (labelled[:2], "", "0 1 2")]:
+        folder = tiny_teacher(classes=3, id2label=dict(enumerate(names.split())))
         data = write(f"{folder}/x.tsv", lines)
-        assert teacher_logits.load_teacher(folder, data, CPU).classes == list(expected)
+        assert teacher_logits.load_teacher(folder, data, CPU).classes == expected.split()
     write(data, ["sentence", "a film"])  # a TSV without any label can be labelled
-    assert "accuracy is not known" in succeed(teacher_logits, data, "--teacher", folder)
+    assert "accuracy is not known" in call(teacher_logits, data, "--teacher", folder)
     assert b"\tlabel\tlogit_0\tlogit_1\tlogit_2\na film\t\t" in read(f"{folder}/x.logits.tsv")
-
-
-def test_a_teacher_no_better_than_the_majority_is_refused_and_no_file_changes():
-    folder = tiny_teacher()
-    data = write(f"{folder}/x.tsv", ["sentence\tlabel", "warm\t1", "dull\t0"])
-    write(f"{folder}/x.dev.tsv", ["sentence\tlabel", "warm\t1", "fine\t1", "great\t1", "dull\t0"])
-    write(f"{folder}/x.dev.logits.tsv", "of another teacher")
-    weights = bilstm.load(f"{folder}/pytorch_model.bin")
-    weights["classifier.weight"].zero_()
-    for bias, accuracy in [([0.0, 1.0], "0.7500"), ([1.0, 0.0], "0.2500")]:
-        weights["classifier.bias"] = torch.tensor(bias)  # all rows get one class
-        torch.save(weights, f"{folder}/pytorch_model.bin")
-        files = snapshot(folder)
-        for module in (teacher_logits, distill):
-            result = call(module, data, "--teacher", folder)
-            expect_error(result, "no better than the majority")
-            assert f"dev acc {accuracy}, majority class 0.7500" in result[1]
-            assert snapshot(folder) == files
 
 
 def test_a_labelling_stopped_after_any_chunk_continues_and_ends_with_the_same_bytes():
     folder = tiny_teacher()
     data = write(f"{folder}/x.tsv", reviews(30, 1, labelled=0))
-    command = [teacher_logits, data, "--teacher", folder]
     with mock.patch("teacher_logits.CHUNK", 8):
-        succeed(*command)
+        call(teacher_logits, data, "--teacher", folder)
         expected = snapshot(folder)
         for step in range(1, 5):
             os.remove(f"{folder}/x.logits.tsv")
             with stop_after(step):
-                assert call(*command)[::2] == (1, "stopped\n")
+                call(teacher_logits, data, "--teacher", folder, error="stopped")
             with mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as label:
-                succeed(*command)
+                call(teacher_logits, data, "--teacher", folder)
             assert label.call_count == 4 - step and snapshot(folder) == expected
 
 
-def test_two_processes_share_a_labelling_and_one_of_them_may_fail():
-    folder = new_folder()
-    data = write(f"{folder}/x.transfer.tsv", reviews(50, 1, labelled=0))
-    command = [data, "--teacher", tiny_teacher(f"{folder}/bert"), "--cpu", "-o"]
+TORCHRUN = """
+import os, teacher_logits
+def label_rows(teacher, rows, real=teacher_logits.label_rows):
+    if rows[0].texts[0] == os.environ.get("KILLED"):
+        os._exit(9)
+    return real(teacher, rows)
+teacher_logits.CHUNK, teacher_logits.label_rows = 8, label_rows
+teacher_logits.main()
+"""
+
+
+def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
+    folder = tiny_teacher()
+    data = write(f"{folder}/x.transfer.tsv", ["sentence", *map(str, range(50))])
     with mock.patch("teacher_logits.CHUNK", 8):
-        succeed(teacher_logits, *command, f"{folder}/one.tsv")
-    script = write(f"{folder}/script.py", "import teacher_logits as t; t.CHUNK = 8; t.main()")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                script, *command, f"{folder}/two.tsv"]
+        call(teacher_logits, data, "--teacher", folder, "-o", f"{folder}/one.tsv")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               write(f"{folder}/script.py", TORCHRUN), data, "--cpu", "--teacher", folder,
+               "-o", f"{folder}/two.tsv"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": HERE}
-    obstacle = f"{folder}/two.tsv.bert.parts/000003.tsv.part"  # for the second process' chunk 3
-    os.makedirs(obstacle)
-    assert subprocess.run(torchrun, env=env, capture_output=True).returncode == 1
-    os.rmdir(obstacle)
-    made = os.stat(f"{folder}/two.tsv.bert.parts/000001.tsv")
-    done = subprocess.run(torchrun, env=env, capture_output=True)
-    assert done.returncode == 0 and made.st_size > 0, done.stderr
+    killed = subprocess.run(command, env={**env, "KILLED": "24"}, capture_output=True)
+    assert killed.returncode == 1 and list(Path(folder).rglob("000001.tsv")), killed.stderr
+    done = subprocess.run(command, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
     assert read(f"{folder}/one.tsv") == read(f"{folder}/two.tsv")
 
 
 # ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
 @lru_cache(maxsize=None)
 def good_teacher():
-    """Fine-tune on made-up reviews -> the folder, what was printed, the learning rates."""
-    rates = []
-
-    class Recorder(torch.optim.Adam):
-        def step(self, *args, **options):
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(*args, **options)
-
-    folder, data, _ = small_run(rows=320)
+    """Fine-tune on made-up reviews -> the folder, what was printed, the schedule of the rate."""
+    folder, (data, *_) = small_run(rows=320)
     os.remove(f"{folder}/x.logits.tsv")
     bert = tiny_teacher(classes=0, hidden_size=64, num_hidden_layers=1)
-    with mock.patch("torch.optim.Adam", Recorder):
-        out = succeed(teacher_logits, data, "--teacher", bert, "--lr", 1e-4, 0.01, "--epochs", 4)
-    return f"{folder}/x.teacher", out, rates
+    scheduler = torch.optim.lr_scheduler.LambdaLR
+    with mock.patch("torch.optim.lr_scheduler.LambdaLR", side_effect=scheduler) as schedule:
+        out = call(teacher_logits, data, "--teacher", bert, "--lr", 1e-4, 0.01, "--epochs", 4)
+    return f"{folder}/x.teacher", out, schedule.call_args.args[1]
 
 
-def test_fine_tuning_tries_each_rate_with_warm_up_and_decay_and_keeps_the_best_epoch_of_all():
+def test_fine_tuning_tries_each_rate_with_warm_up_and_decay_and_keeps_the_best_of_all_epochs():
     assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
-    folder, out, rates = good_teacher()
-    for lr, found in zip([1e-4, 0.01], [rates[:40], rates[40:]]):  # 4 epochs of 10 batches
-        assert is_near(found, [*np.linspace(lr / 4, lr, 4), *np.linspace(lr, lr / 36, 36)], 1e-6)
+    folder, out, schedule = good_teacher()
+    expected = [*np.linspace(1 / 4, 1, 4), *np.linspace(1, 1 / 36, 36)]  # 4 epochs of 10 batches
+    assert is_near([schedule(step) for step in range(40)], expected)
     epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
     assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.0001", "0.01"], "1234"))
     accuracies = [accuracy for _, _, accuracy in epochs]
@@ -804,13 +696,10 @@ def web_server(folder, cut="\n"):
         server.shutdown()
 
 
-def test_a_teacher_is_fetched_from_the_hub_once_and_whole_after_a_broken_connection_too():
+def test_a_teacher_is_fetched_from_the_hub_once_into_the_cache():
     hub = new_folder()
     expected = teacher_says(tiny_teacher(f"{hub}/some/bert/resolve/main"), ("a fine film",))
     with mock.patch("torch.hub.get_dir", return_value=new_folder()):
-        for cut in ("vocab.txt", "model.bin"):
-            with web_server(hub, cut), raises(UserError, cut):
-                teacher_says(teacher_logits.fetch("some/bert"), ("a fine film",))
         with web_server(hub):
             folder = teacher_logits.fetch("some/bert")
             with raises(UserError, "no/such.*404"):
@@ -827,8 +716,7 @@ def fetch_sst2(folder, cut="\n", damage=b""):
             z.writestr(f"SST-2/{part}.tsv", f"sentence\tlabel\n{part}\t1\n")
     sha256 = hashlib.sha256(read(f"{served}/SST-2.zip") + damage).hexdigest()
     with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)), web_server(served, cut):
-        with contextlib.redirect_stdout(io.StringIO()):
-            augment.fetch_glue(f"{folder}/sst2.tsv")
+        augment.fetch_glue(f"{folder}/sst2.tsv")
 
 
 def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten():
@@ -838,14 +726,11 @@ def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten(
             fetch_sst2(folder, **options)
     with stop_after(1), raises(KeyboardInterrupt, ""):
         fetch_sst2(folder)
+    write(f"{folder}/sst2.test.tsv", "mine")
     fetch_sst2(folder)
-    assert read(f"{folder}/sst2.tsv") == b"sentence\tlabel\ntrain\t1\n"
-    assert read(f"{folder}/sst2.test.tsv") == b"sentence\tlabel\ntest\t1\n"
-    for mine, absent in [("sst2.tsv", "sst2.dev.tsv"), ("sst2.dev.tsv", "sst2.tsv")]:
-        write(f"{folder}/{mine}", "mine")
-        os.remove(f"{folder}/{absent}")
-        fetch_sst2(folder)
-        assert read(f"{folder}/{mine}") == b"mine"
+    assert snapshot(folder) == {f"{folder}/sst2.tsv": b"sentence\tlabel\ntrain\t1\n",
+                                f"{folder}/sst2.dev.tsv": b"sentence\tlabel\ndev\t1\n",
+                                f"{folder}/sst2.test.tsv": b"mine"}
 
 
 # ---- distill.py: loss, optimizer, embeddings (§3.2, §4.2) ----------------------------------------
@@ -881,10 +766,10 @@ def test_adadelta_by_rows_equals_torchs_adadelta_for_words_absent_for_long_too()
 
 
 def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_within_a_quarter():
-    folder, data, options = small_run()
+    folder, args = small_run()
     write(f"{folder}/x.test.tsv", ["sentence", "a mild novel"])
     vectors = write(f"{folder}/v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
-    succeed(distill, data, *options, "--vectors", vectors, "--epochs", 1)
+    call(distill, *args, "--vectors", vectors, "--epochs", 1)
     model, vocabulary, _ = bilstm.load_student(f"{folder}/x.student.pt")
     assert {"mild", "film", "warm"} <= vocabulary.keys()
     assert not {"novel", "unused"} & vocabulary.keys()
@@ -904,40 +789,39 @@ def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
 
 # ---- distill.py: training ------------------------------------------------------------------------
 def test_the_best_epoch_is_saved_and_5_epochs_without_a_better_one_end_the_training():
-    folder, data, options = small_run()
-    out = succeed(distill, data, *options)
+    folder, args = small_run()
+    out = call(distill, *args)
     accuracies = re.findall(r"^epoch +\d+ .* acc (\S+) ", out, re.M)
     best = accuracies.index(max(accuracies)) + 1
     assert len(accuracies) == min(30, best + 5)
     assert f"result dev acc {max(accuracies)}" in out and f"in epoch {best}," in out
     student = read(f"{folder}/x.student.pt")
-    succeed(distill, data, *options, "--epochs", best)
+    call(distill, *args, "--epochs", best)
     assert read(f"{folder}/x.student.pt") == student  # the same seed gives the same bytes
-    succeed(distill, data, *options, "--epochs", best, "--seed", 1)
+    call(distill, *args, "--epochs", best, "--seed", 1)
     assert read(f"{folder}/x.student.pt") != student
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one():
-    folder, data, options = small_run()
-    expected_log = succeed(distill, data, *options).splitlines()
-    expected = read(f"{folder}/x.student.pt")
+    folder, args = small_run()
+    log = call(distill, *args).splitlines()
+    student = read(f"{folder}/x.student.pt")
     for step in (2, 3, 5):
-        os.remove(f"{folder}/x.training.pt")
         with stop_after(step):
-            assert call(distill, data, *options)[::2] == (1, "stopped\n")
-        log = succeed(distill, data, *options, "--resume").splitlines()
-        assert read(f"{folder}/x.student.pt") == expected
-        assert log[-1] == expected_log[-1] and len(log) < len(expected_log)
+            call(distill, *args, error="stopped")
+        resumed = call(distill, *args, "--resume").splitlines()
+        assert read(f"{folder}/x.student.pt") == student
+        assert resumed[-1] == log[-1] and len(resumed) < len(log)
 
 
 def test_the_defaults_are_the_papers_with_963_002_parameters():
-    folder, _, _ = small_run()
+    folder, _ = small_run()
     pairs = ["sentence1\tsentence2\tlabel", *(f"a b{i}\tc\t{i % 2}" for i in range(40))]
     write(f"{folder}/p.tsv", pairs)
     signature = inspect.signature(distill.train)
     for name, args, *expected in [("p", ["--alpha", 1], 1, 256), ("x", [], 0, 50)]:
         with mock.patch("distill.train", return_value={"acc": 0.5}) as train:
-            succeed(distill, f"{folder}/{name}.tsv", *args)
+            call(distill, f"{folder}/{name}.tsv", *args)
         given = signature.bind(*train.call_args.args, **train.call_args.kwargs).arguments
         settings = [given[name] for name in ("alpha", "batch_size", "epochs", "seed", "resume")]
         assert settings == [*expected, 30, 0, False]
@@ -948,16 +832,12 @@ def test_the_defaults_are_the_papers_with_963_002_parameters():
 
 
 def test_the_loss_gets_alpha_and_each_rows_own_label_and_logits():
+    folder, args = small_run()
+    with mock.patch("distill.distillation_loss", wraps=distill.distillation_loss) as loss:
+        call(distill, *args, "--epochs", 1, "--alpha", 0.25)
     seen = []
-
-    def loss(logits, teacher_logits, labels, alpha):
-        for label, numbers in zip(labels, teacher_logits):
-            seen.append((alpha, int(label), float(numbers[1])))
-        return logits.sum()
-
-    folder, data, options = small_run()
-    with mock.patch("distill.distillation_loss", loss):
-        succeed(distill, data, *options, "--epochs", 1, "--alpha", 0.25)
+    for (_, logits, labels, alpha), _ in loss.call_args_list:
+        seen += zip([alpha] * len(labels), labels.tolist(), logits[:, 1].tolist())
     rows = read_rows(f"{folder}/x.logits.tsv")
     expected = [(0.25, int(row.label or -1), row.logits[1]) for row in rows]
     assert len(seen) == 64 and is_near(sorted(seen), sorted(expected))
@@ -970,7 +850,7 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
     data = write(f"{folder}/m.tsv", [header, *rows, "a\tdash\t-", "a\tunlabelled\t"])
     write(f"{folder}/m.dev.tsv", [header, *rows])
     write(f"{folder}/m.dev-mm.tsv", [header, rows[0], "a\tb\t-"])
-    out = succeed(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
+    out = call(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
     assert re.search(r"epoch  1 .* dev acc \d\.\d+  f1 \d\.\d+  mm-acc [01]\.0000  mm-f1", out)
     student = bilstm.load_student(f"{folder}/m.hard.student.pt")
     assert student.classes == ["entailment", "neutral"]
@@ -978,49 +858,20 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
 
 # ---- distill.py: the whole run and its tables ----------------------------------------------------
 def test_the_whole_run_augments_labels_distills_and_prints_table_1():
-    folder, data, options = small_run()
+    folder, args = small_run()
     os.remove(f"{folder}/x.logits.tsv")
-    args = [data, *options, "--epochs", 1]
-    teacher, _, _ = good_teacher()
-    out = succeed(distill, *args, "--teacher", teacher, "--n-iter", 2, "--table1")
-    transfer = read(f"{folder}/x.transfer.tsv")
-    assert transfer.startswith(read(data)) and 60 < transfer.count(b"\n") <= 121
-    assert read(f"{folder}/x.logits.tsv").count(b"\n") == transfer.count(b"\n")
+    args += ["--epochs", 1]
+    out = call(distill, *args, "--teacher", good_teacher()[0], "--n-iter", 2, "--table1")
+    transfer = list(read_rows(f"{folder}/x.transfer.tsv"))
+    logits = list(read_rows(f"{folder}/x.logits.tsv"))
+    assert [row[:2] for row in transfer] == [row[:2] for row in logits] and len(logits) > 60
     dev = list(read_rows(f"{folder}/x.dev.logits.tsv"))
-    expected = teacher_says(teacher, *(row.texts for row in dev))
-    assert is_near([row.logits for row in dev], expected, 1e-4)
     accuracy = np.mean([int(row.label) == np.argmax(row.logits) for row in dev])
     assert re.search(rf"\nteacher.* {100 * accuracy:.1f} .*\n6 .* \d+\.\d .*\n7 .* \d+\.\d ", out)
     hard = read(f"{folder}/x.hard.student.pt")
-    succeed(distill, *args, "--alpha", 1)  # row 7 by itself: the same student
+    call(distill, *args, "--alpha", 1)  # row 7 by itself: the same student
     assert read(f"{folder}/x.hard.student.pt") == hard
-    assert f"using {folder}/x.logits.tsv" in succeed(distill, *args)
-
-
-def test_an_option_that_an_existing_file_makes_void_is_an_error():
-    folder, data, _ = small_run()
-    own = tiny_teacher(f"{folder}/y.teacher")
-    other = write(f"{folder}/y.tsv", reviews(40, 1))
-    encoder = tiny_teacher(f"{folder}/encoder", classes=0)
-    files = snapshot(folder)
-    for module, path, *options in [
-            (distill, data, "--n-iter", 2), (distill, data, "--teacher", own),
-            (teacher_logits, data, "--teacher", own), (teacher_logits, data, "--lr", 0.1),
-            (teacher_logits, data, "--epochs", 3), (teacher_logits, other, "--lr", 0.1),
-            (teacher_logits, other, "--epochs", 2), (teacher_logits, other, "--teacher", encoder),
-            (teacher_logits, other, "--teacher", own, "--lr", 0.1)]:
-        expect_error(call(module, path, *options), options[-2])
-        assert snapshot(folder) == files
-
-
-def test_files_made_from_other_labelled_rows_are_refused():
-    for lines in (reviews(30, 2), reviews(40, 1)[:-1], reviews(41, 1)):
-        folder, data, _ = small_run()
-        write(data, lines)
-        expect_error(call(distill, data), "x.logits.tsv: its labelled rows are not those of")
-        os.rename(f"{folder}/x.logits.tsv", f"{folder}/x.transfer.tsv")
-        result = call(distill, data, "--teacher", good_teacher()[0])
-        expect_error(result, "x.transfer.tsv: its labelled rows are not those of")
+    assert f"using {folder}/x.logits.tsv" in call(distill, *args)
 
 
 def test_table_1_has_the_papers_column_for_its_own_tasks_only():
@@ -1029,31 +880,32 @@ def test_table_1_has_the_papers_column_for_its_own_tasks_only():
                            ("mnli", "70.0/50.0 73.0/72.6"), ("other", "70.0 -")]:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             distill.print_table1(f"no/{task}.tsv", f"no/{task}.logits.tsv", scores, scores)
-        _, _, teacher, distilled, _ = out.getvalue().splitlines()
-        assert "not known" in teacher and distilled.split()[-2:] == expected.split()
+        assert out.getvalue().splitlines()[3].split()[-2:] == expected.split()
 
 
 def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
-    small = teacher_logits.Bert({**CONFIG, "max_position_embeddings": 128}, 2)
+    config = {**teacher_logits.DEFAULTS, **CONFIG, "max_position_embeddings": 128}
+    small = teacher_logits.Bert(config, 2)
     with mock.patch("teacher_logits.Bert", return_value=small) as bert:
-        out = succeed(distill, small_run()[1], "--table2")
-    assert bert.call_args.args[0]["hidden_size"] == 1024
-    _, student, ratio = [line.replace(",", "").split() for line in out.splitlines()[-3:]]
+        out = call(distill, small_run()[1][0], "--table2")
+    assert bert.call_args.args[0]["hidden_size"] == 1024 and re.search(r"BiLSTM +963,002 ", out)
     size = sum(p.numel() for p in small.parameters())
-    assert student[1] == "963002" and int(ratio[1]) == round(size / 963_002)
+    assert re.search(rf"BERT-large +{size:,} .*\n.*\nratio +{size / 963_002:.0f} ", out)
 
 
 # ---- Bad input -----------------------------------------------------------------------------------
 HEADER = "sentence\tlabel\n"
 LOGITS = "sentence\tlabel\tlogit_0\tlogit_1\n"
 ONE_CLASS = HEADER + "a\t1\n" * 20
+MALICIOUS = b"cos\nsystem\n(S'touch executed'\ntR."  # a pickle that runs a command
+WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
+PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.items()})
+MISSHAPEN = safetensors({**WEIGHTS, "classifier.bias": torch.ones(3)})
+CONSTANT = safetensors({**WEIGHTS, "classifier.weight": torch.zeros(2, 8)})
 BERT = "teacher_logits x.tsv -o y.tsv --teacher bert"
 TUNE = "teacher_logits x.tsv -o y.tsv --teacher encoder"
 HARD = "distill x.tsv --alpha 1"
 SOFT = "distill x.tsv --logits y.tsv"
-WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
-PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.items()})
-MISSHAPEN = safetensors({**WEIGHTS, "classifier.bias": torch.ones(3)})
 BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the error says
     ("augment x.tsv", "x.tsv", None, "No such file"),
     ("augment x.tsv", "x.tsv", "", "x.tsv, line 1: expected"),
@@ -1062,84 +914,80 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
     ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2 cells"),
     ("augment x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
     ("augment x.tsv -o none/y.tsv", "", "", "none/y.tsv"),
-    ("augment bert", "", "", "Is a directory: 'bert'"),
+    ("augment x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
+    ("bilstm x.student.pt x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
     (BERT, "bert/config.json", None, "bert/config.json"),
-    (BERT, "bert/config.json", "{", "bert/config.json: "),
     (BERT, "bert/config.json", '{"model_type": "roberta"}', "model_type roberta; expected bert"),
     (BERT, "bert/config.json", '{"hidden_act": "swish"}', "hidden_act swish; expected gelu"),
     (BERT, "bert/vocab.txt", None, "tokenizer.json"),
-    (BERT, "bert/vocab.txt", "a\n", "a vocabulary of 1 tokens"),
     (BERT, "bert/vocab.txt", [*TOKENS, "one more"], "expected at most"),
     (BERT, "bert/pytorch_model.bin", None, "pytorch_model.bin"),
     (BERT, "bert/pytorch_model.bin", "version https://git-lfs", "pytorch_model.bin: damaged"),
-    (BERT, "bert/model.safetensors", "version https://git-lfs", "model.safetensors: damaged"),
+    (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
     (BERT, "bert/model.safetensors", safetensors(WEIGHTS)[:-4], "model.safetensors: damaged"),
     (BERT, "bert/model.safetensors", MISSHAPEN, "size mismatch for classifier.bias"),
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
-    ("teacher_logits x.tsv -o y.tsv --teacher none", "", "", "--teacher none: no such folder"),
+    (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
+    ("distill z.tsv --teacher bert", "bert/model.safetensors", CONSTANT, "bert is no better than"),
     (TUNE, "x.tsv", ONE_CLASS, "two classes"),
-    (TUNE, "x.dev.tsv", "sentence\na\n", "labelled dev rows"),
+    ("teacher_logits x.tsv -o y.tsv --teacher none", "", "", "--teacher none: no such folder"),
+    ("teacher_logits x.tsv --teacher bert", "", "", "--teacher has no effect"),
+    ("teacher_logits z.tsv --lr 0.1", "", "", "--lr has no effect"),
+    ("teacher_logits z.tsv --teacher encoder", "", "", "leave --teacher out"),
+    ("teacher_logits z.tsv --teacher bert --lr 0.1", "", "", "--lr and --epochs have no effect"),
+    ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
+    ("distill x.tsv --teacher bert", "", "", "--teacher has no effect"),
+    ("distill x.tsv", "x.tsv", reviews(41, 1), "x.logits.tsv: its labelled rows are not"),
+    ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
     (HARD, "x.tsv", ONE_CLASS, "two classes"),
     (HARD, "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
     (HARD, "x.dev.tsv", "sentence\na\n", "labelled dev rows"),
     (HARD, "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one of 0, 1"),
-    (HARD + " --vectors v.txt", "", "", "v.txt"),
     (HARD + " --vectors v.txt", "v.txt", "zebra 1 2\n", "v.txt: no vectors"),
-    (HARD + " --vectors v.txt", "v.txt", "film 1 b\n", "v.txt: "),
-    ("distill x.tsv --resume", "x.training.pt", "", "x.training.pt: damaged"),
-    (SOFT, "", "", "y.tsv"),
-    (SOFT, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
+    (SOFT, "", "", "y.tsv"), (SOFT, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
     (SOFT, "y.tsv", LOGITS + "a\t1\t0\tnan\n", "line 2: expected a finite number"),
-    (SOFT, "y.tsv", LOGITS + "a\t1\t0\thigh\n", "line 2: expected a finite number"),
     (SOFT, "y.tsv", LOGITS + "a\t2\t0\t1\n", "y.tsv: label '2'; expected one of 0, 1"),
     ("bilstm none.pt x.tsv", "", "", "none.pt"), ("bilstm x.tsv x.tsv", "", "", "x.tsv: damaged"),
+    ("bilstm x.student.pt x.tsv", "x.student.pt", MALICIOUS, "x.student.pt: damaged"),
     ("bilstm bert/pytorch_model.bin", "", "", "expected a student that distill.py saved"),
-    ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "expected rows of 1")]
+    ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "rows of 1 sentence")]
 
 
-@contextlib.contextmanager
-def change_folder(folder):
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def test_bad_input_is_one_line_that_names_it_and_no_file_changes():
-    base, data, options = small_run()
-    succeed(distill, data, *options, "--epochs", 1)
+def test_bad_input_is_one_line_that_names_it_and_no_file_changes_nor_is_a_pickle_executed():
+    base, args = small_run()
+    call(distill, *args, "--epochs", 1)
+    write(f"{base}/z.tsv", reviews(40, 1))
+    tiny_teacher(f"{base}/z.teacher")
     tiny_teacher(f"{base}/bert")
     tiny_teacher(f"{base}/encoder", classes=0)
+    before = os.getcwd()
     for command, file, content, expected in BAD_INPUT:
-        with change_folder(shutil.copytree(base, f"{new_folder()}/copy")):
-            if content is None:
-                os.remove(file)
-            elif file:
-                write(file, content)
-            files = snapshot(".")
-            script, *args = command.split()
-            expect_error(call(sys.modules[script], *args), expected)
-            assert snapshot(".") == files, command
+        os.chdir(shutil.copytree(base, f"{new_folder()}/copy"))
+        if content is None:
+            os.remove(file)
+        elif file:
+            write(file, content)
+        files = snapshot(".")
+        script, *args = command.split()
+        call(sys.modules[script], *args, error=expected)
+        assert snapshot(".") == files, command
+    os.chdir(before)
 
 
 def test_a_wrong_command_ends_with_its_usage_and_a_mistake_in_the_code_with_a_traceback():
-    for module, *args in [(augment, "x.tsv", "--n-iter", "many"), (distill, "x.tsv", "--nonsense"),
-                          (distill, "x.dev.tsv"), (distill, "x.csv"),
-                          (distill, "x.tsv", "--alpha", 1, "--teacher", "bert"),
-                          (distill, "x.tsv", "--logits", "y.tsv", "--n-iter", 2)]:
-        code, _, err = call(module, *args)
-        assert code == 2 and err.startswith(f"usage: {module.__name__}.py"), (args, err)
-    with mock.patch("bilstm.load_student", side_effect=AttributeError("a bug")):
-        with raises(AttributeError, "a bug"):
-            call(bilstm, "x.student.pt")
+    for command in ["x.dev.tsv", "x.csv", "x.tsv --nonsense", "x.tsv --alpha 1 --teacher bert"]:
+        with mock.patch("sys.argv", ["distill.py", *command.split()]), raises(SystemExit, "2"):
+            with contextlib.redirect_stderr(io.StringIO()):
+                distill.main()
+    bug = mock.patch("bilstm.load_student", side_effect=AttributeError("a bug"))
+    with bug, raises(AttributeError, "a bug"):
+        call(bilstm, "x.student.pt")
 
 
 def test_a_file_changes_only_when_the_new_one_is_complete():
     path = write(f"{new_folder()}/x", "old")
     with raises(KeyboardInterrupt, ""), augment.atomic_write(path) as f:
-        f.write("half")
+        f.write("half" * 9999)
         raise KeyboardInterrupt
     assert snapshot(os.path.dirname(path)) == {path: b"old"}
     with augment.atomic_write(path) as f:
@@ -1150,6 +998,7 @@ def test_a_file_changes_only_when_the_new_one_is_complete():
 
 # ---- The repository ------------------------------------------------------------------------------
 SCRIPTS = ["augment", "bilstm", "teacher_logits", "distill"]
+README = read(HERE, "README.md").decode()
 
 
 def test_imports_go_one_way_and_beyond_the_standard_library_to_numpy_and_torch_only():
@@ -1157,22 +1006,16 @@ def test_imports_go_one_way_and_beyond_the_standard_library_to_numpy_and_torch_o
         allowed = {*sys.stdlib_module_names, *SCRIPTS[:i]}
         if script != "augment":
             allowed |= {"numpy", "torch"}
-        for node in ast.walk(ast.parse(read(f"{HERE}/{script}.py"))):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                _, name, *_ = ast.unparse(node).split()
-                assert name.split(".")[0] in allowed, (script, name)
-
-
-def readme():
-    return read(f"{HERE}/README.md").decode()
+        source = read(HERE, script + ".py").decode()
+        assert set(re.findall(r"^ *(?:import|from) (\w+)", source, re.M)) <= allowed, script
 
 
 def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
-    text = readme()
+    text = README
     flags = {}
     for script in SCRIPTS:
         text += sys.modules[script].__doc__
-        help_text = succeed(sys.modules[script], "--help")
+        help_text = call(sys.modules[script], "--help")
         flags[script + ".py"] = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", help_text))
     for script, args in re.findall(r"(?:python3?|torchrun .*?) ([\w/]+\.py)([^\n`#&|;]*)", text):
         assert os.path.exists(f"{HERE}/{script}"), script
@@ -1186,13 +1029,15 @@ def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
 
 
 def test_the_python_example_of_the_readme_runs():
-    code = re.search(r"```python\n(.+?)```", readme(), re.S)[1]
-    folder = new_folder()
-    shutil.copytree(f"{HERE}/data", f"{folder}/data")
+    code = re.search(r"```python\n(.+?)```", README, re.S)[1]
+    before = os.getcwd()
+    os.chdir(new_folder())
+    shutil.copytree(f"{HERE}/data", "data")
     for path in re.findall(r"[\w./-]+\.student\.pt", code):
-        shutil.copy(saved_student()[0], f"{folder}/{path}")
-    with change_folder(folder), contextlib.redirect_stdout(io.StringIO()):
+        shutil.copy(saved_student()[0], path)
+    with contextlib.redirect_stdout(io.StringIO()):
         exec(code, {})
+    os.chdir(before)
 
 
 def fails(test, functions):
@@ -1201,19 +1046,18 @@ def fails(test, functions):
         for function in functions:
             stack.enter_context(mock.patch(function, side_effect=NotImplementedError))
         try:
-            test()
+            return bool(test())
         except NotImplementedError:
             return True
-    return False
 
 
 def test_a_blank_function_of_the_coursework_fails_its_tests():
-    section = readme().split("\n## Coursework\n")[1]
+    section = README.split("\n## Coursework\n")[1]
     rows = re.findall(r"^\| *\d+ *\|[^|]*\|([^|]*)\|([^|]*)\|", section, re.M)
     assert rows
-    for functions, words in rows:
-        functions = re.findall(r"`(.+?)`", functions)
-        tests = tests_named(re.findall(r"`(.+?)`", words))
+    for cells in rows:
+        functions, words = [re.findall(r"`(.+?)`", cell) for cell in cells]
+        tests = tests_named(words)
         assert tests and test_a_blank_function_of_the_coursework_fails_its_tests not in tests
         for test in tests:
             assert fails(test, functions), (test.__name__, functions)
