@@ -20,7 +20,7 @@ from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain, islice
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Sequence, TextIO
 from urllib.error import HTTPError
 
 import torch
@@ -333,28 +333,30 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
-    if name is None and use_existing(own, {"--lr": lr, "--epochs": epochs}):
+    if name is None and os.path.isdir(own):
         name = own
     folder = fetch(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
     if "classifier.weight" not in read_weights(folder):
-        if os.path.exists(own):
-            raise UserError(f"{own} exists: leave --teacher out to use it, or delete it")
-        fine_tune(folder, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
+        if not use_existing(own, {"--teacher": name, "--lr": lr, "--epochs": epochs}):
+            fine_tune(folder, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
         folder = own
     elif lr or epochs:
         raise UserError(f"--lr and --epochs have no effect: {folder} is fine-tuned already")
     teacher = load_checkpoint(folder, device)
-    # What the outputs stand for: config.json's id2label if it names the rows' labels, else the
-    # sorted labels (textattack's MNLI: contradiction, entailment, neutral), else 0, 1, ...
     labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     num_classes = teacher.model.classifier.out_features
-    id2label = teacher.config.get("id2label", {})
-    classes = [id2label[i] for i in sorted(id2label, key=int)]
-    if len(classes) != num_classes or not labels <= set(classes) or classes[0] == "LABEL_0":
-        classes = sort_classes(labels)
-    if len(classes) != num_classes:
-        classes = [str(i) for i in range(num_classes)]
-    return teacher._replace(classes=classes)
+    return teacher._replace(classes=class_names(teacher.config, labels, num_classes))
+
+
+def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
+    """What the outputs stand for: config.json's id2label if it names the labels of the rows."""
+    id2label = config.get("id2label", {})
+    names = [id2label[i] for i in sorted(id2label, key=int)]
+    if len(names) == num_classes and labels <= set(names) and names[0] != "LABEL_0":
+        return names
+    if len(labels) == num_classes:  # textattack's MNLI: contradiction, entailment, neutral
+        return sort_classes(labels)
+    return [str(i) for i in range(num_classes)]
 
 
 def fetch(name: str) -> str:
@@ -379,8 +381,8 @@ def fetch(name: str) -> str:
     return folder
 
 
-def load_checkpoint(folder: str, device: torch.device, classes: list[str] = []) -> Teacher:
-    """Read a BERT. If there are no weights of a classifier, it gets a new one for these classes."""
+def load_checkpoint(folder: str, device: torch.device, classes: Sequence[str] = ()) -> Teacher:
+    """Read a BERT; given classes, it gets a new classifier, to be fine-tuned."""
     config = {**DEFAULTS, **read_json(f"{folder}/config.json")}
     for key in ("model_type", "hidden_act"):
         if config[key] != DEFAULTS[key]:
@@ -400,7 +402,7 @@ def load_checkpoint(folder: str, device: torch.device, classes: list[str] = []) 
         uncased = read_json(f"{folder}/tokenizer_config.json").get("do_lower_case", uncased)
     tokenizer = WordPiece(vocabulary, uncased, config["max_position_embeddings"])
     weights = read_weights(folder)
-    model = Bert(config, len(weights.get("classifier.weight", classes)))
+    model = Bert(config, len(classes) or len(weights["classifier.weight"]))
     if classes:
         weights["classifier.weight"] = model.classifier.weight
         weights["classifier.bias"] = model.classifier.bias

@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import hashlib
 import http.server
-import inspect
 import io
 import itertools
 import json
@@ -73,17 +72,18 @@ def call(module, *args, stdin="", error=None):
     if module is not augment:
         argv.append("--cpu")
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    message = None
+    message = ""
     with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=out):
         try:
             augment.run(module.main)
         except SystemExit as stop:
-            message = stop.code  # of sys.exit("error: ..."), which prints it and gives exit code 1
-    if error is None:
-        assert not message, message
-    else:
-        assert re.fullmatch("error: .*|stopped", message) and error in message, (message, error)
-    return out.buffer.getvalue().decode()
+            message = str(stop.code or "")  # of sys.exit("error: ..."); 2 after a usage
+    printed = out.buffer.getvalue().decode()
+    if message == "2":
+        message = printed.splitlines()[-1].partition(": ")[2]
+    assert error and error in message or message == (error or ""), (message, error)
+    if error: assert re.fullmatch("error: .*|stopped", message), message
+    return printed
 
 
 def is_near(a, b, tolerance=1e-5):
@@ -167,18 +167,14 @@ def assert_shares(draws, expected):
         assert abs(draws.count(outcome) / len(draws) - p) <= 4 * math.sqrt(p * (1 - p) / len(draws))
 
 
-def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos():
+def test_a_word_is_masked_with_p_mask_and_replaced_with_p_pos_by_frequency_within_its_tag():
+    rng = Random(0)
     for p_mask, p_pos in [(0.1, 0.1), (0.3, 0.05), (0.5, 0.5), (0, 0.2), (0.2, 0)]:
-        rng = Random(0)
         rates = Rates(p_mask, p_pos, 0)
         rows = [augment.mask_or_replace(TAGGED, rates, UPPER, rng) for _ in range(2000)]
         for word, drawn in zip(TEN, zip(*rows)):
             assert_shares(drawn, {MASK: p_mask, word.upper(): p_pos, word: 1 - p_mask - p_pos})
-
-
-def test_a_replacement_is_drawn_by_its_frequency_within_the_tag():
     corpus = {"NN": ["film"] * 60 + ["plot"] * 25 + ["actor"] * 10 + ["score"] * 5, "VB": ["see"]}
-    rng = Random(0)
     drawn = [augment.same_tag_word("NN", corpus, rng) for _ in range(10000)]
     assert_shares(drawn, {"film": 0.6, "plot": 0.25, "actor": 0.1, "score": 0.05})
 
@@ -194,24 +190,19 @@ def test_the_n_of_an_n_gram_is_uniform_from_1_to_5_and_each_start_is_as_likely()
         assert_shares(drawn, expected)
 
 
-def test_a_sentence_is_cut_to_an_n_gram_with_p_ng_after_the_other_rules():
+def test_an_n_gram_is_kept_with_p_ng_and_a_pair_is_altered_first_second_then_both():
     rng = Random(0)
     rows = [augment.augment_row([TAGGED], 0, Rates(1, 0, 0.25), {}, rng) for _ in range(4000)]
     assert_shares([row != [[MASK] * 10] for row in rows], {True: 0.25, False: 0.75})
     assert {len(words) for words, in rows} == {1, 2, 3, 4, 5, 10}
-
-
-def test_a_pair_is_altered_in_its_first_sentence_then_its_second_then_both_each_with_its_n_gram():
     row = [[("a", "A")], [("b", "B")]]
     corpus = {"A": ["x"], "B": ["y"]}
-    found = [augment.augment_row(row, i, Rates(0, 1, 0), corpus, Random(0)) for i in range(6)]
+    found = [augment.augment_row(row, i, Rates(0, 1, 0), corpus, rng) for i in range(6)]
     assert found == [[["x"], ["b"]], [["a"], ["y"]], [["x"], ["y"]]] * 2
-    rng = Random(0)
     both = [augment.augment_row([TAGGED] * 2, 2, Rates(0, 0, 0.5), {}, rng) for _ in range(99)]
     assert len({(first == TEN, second == TEN) for first, second in both}) == 4
 
 
-# ---- augment.py: the transfer set ----------------------------------------------------------------
 TEXTS = ["A  fine Film ", "a dull plot", "i like the film", "the plot is dull", "a dull plot",
          "it 's a charming journey .", "film", "nobody laughs", "the actors laugh loudly"]
 SINGLES = ["sentence\tlabel", *(f"{text}\t1" for text in TEXTS)]
@@ -305,7 +296,6 @@ def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
         assert tokenize(text) == tokenize(words) == words.split()
 
 
-# ---- augment.py: the part-of-speech tagger -------------------------------------------------------
 COUNTS = {"words": {"the": {"D": 6}, "they": {"P": 5}, "fish": {"N": 4, "V": 4},
                     "barking": {"N": 2}, "swim": {"V": 4}},
           "following": {"EDGE": {"D": 3, "P": 5}, "D": {"N": 6}, "P": {"V": 5},
@@ -346,9 +336,10 @@ def tiny_student(classes=2, pair=False):
 
 
 def some_texts(pair):
-    """Nine rows of one text or two, each of 1 to 8 numbers."""
+    """Nine rows of one text or two, each of 0 to 8 words, of which one is unknown."""
     rng = Random(0)
-    texts = [" ".join(rng.choices(list(WORDS)[1:], k=rng.randrange(1, 9))) for _ in range(18)]
+    texts = [" ".join(rng.choices(list(WORDS)[1:], k=rng.randrange(1, 9))) for _ in range(16)]
+    texts = ["", "1 zyzzyva 2", *texts]
     return list(zip(texts[:9], texts[9:]) if pair else zip(texts[:9]))
 
 
@@ -369,7 +360,7 @@ def logits_by_hand(model, row):
     embeddings = torch.cat([model.trained.weight, model.frozen.weight], dim=1)
     h = []
     for text in row:
-        x = embeddings[[WORDS[word] for word in text.split()]]
+        x = embeddings[[WORDS.get(word, 0) for word in text.split() or [MASK]]]
         backward = lstm_by_hand(x.flip(0), model.backward_lstm)  # reads the first word last
         h.append(torch.cat([lstm_by_hand(x, model.forward_lstm), backward]))
     if len(h) == 2:
@@ -378,23 +369,17 @@ def logits_by_hand(model, row):
     return model.output.weight @ h.clamp(min=0) + model.output.bias
 
 
-def test_a_students_logits_are_those_of_figures_1_and_2_by_hand_whatever_the_padding():
+def test_logits_are_those_of_figures_1_and_2_by_hand_and_no_or_an_unknown_word_is_the_mask():
     for pair in (False, True):  # one encoder for both sentences
         model = tiny_student(classes=3, pair=pair)
         expected = torch.stack([logits_by_hand(model, texts) for texts in some_texts(pair)])
         rows = [encode_row(texts, WORDS) for texts in some_texts(pair)]
-        batch = bilstm.collate(rows, CPU)
+        batch = bilstm.collate(rows, CPU)  # with padding
         assert is_near(model(*batch), expected) and expected.std(dim=0).min() > 0.01
         with mock.patch("bilstm.PREDICTION_BATCH", 4):
             assert is_near(bilstm.predict_logits(model, rows), expected)  # in the rows' order
         model.train()
         assert not torch.equal(model(*batch), model(*batch))  # dropout, in training only
-
-
-def test_an_unknown_word_and_an_empty_sentence_are_read_as_the_mask():
-    vocabulary = {MASK: 0, "a": 1, "film": 2}
-    rows = [encode_row((text,), vocabulary) for text in ("A zyzzyva film", "a [MASK] film", "")]
-    assert rows == [([1, 0, 2],), ([1, 0, 2],), ([0],)]
 
 
 def test_batches_of_training_are_random_and_each_is_of_similar_length():
@@ -407,7 +392,6 @@ def test_batches_of_training_are_random_and_each_is_of_similar_length():
     assert sorted(batches) != sorted(bilstm.shuffled_batches(rows, 10))  # other neighbours
 
 
-# ---- bilstm.py: word vectors, the student's file -------------------------------------------------
 def test_vectors_are_read_from_every_format_and_a_truncated_file_is_refused():
     vectors = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]),
                ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]
@@ -449,21 +433,13 @@ def test_a_saved_student_classifies_from_python_a_tsv_and_standard_input():
 
 def test_a_submission_answers_every_row_and_labelled_rows_are_scored():
     path, student = saved_student()
-    texts = ["", *(text for text, in some_texts(False))]
+    texts = [text for text, in some_texts(False)]
     labels = [label for label, _ in bilstm.classify(student, texts)]
-    gold = ["-", "", *labels[2:-1], "neither"]
-    tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *map("\t".join, zip(texts, gold))])
+    lines = map("\t".join, zip(texts, ["-", *labels[1:-1], "neither"]))
+    tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *lines])
     assert call(bilstm, path, tsv, "-o", tsv + ".out") == "accuracy 0.8750 on 8 labelled rows\n"
     lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
     assert read(tsv + ".out").decode().splitlines() == lines
-
-
-def test_an_output_that_is_a_pipe_or_a_device_is_written_to_as_it_is():
-    pipe = Path(new_folder(), "pipe")
-    os.mkfifo(pipe)
-    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        call(augment, write(f"{new_folder()}/x.tsv", SINGLES), "-o", pipe)
-        assert reader.stdout.read().startswith(b"sentence\tlabel\n") and pipe.is_fifo()
 
 
 # ---- teacher_logits.py: BERT (§3.1) --------------------------------------------------------------
@@ -510,7 +486,7 @@ def test_bert_equals_a_forward_pass_in_numpy_whatever_the_padding():
             assert is_near(teacher_says(folder, *(row[0] for row in ROWS)), expected)
 
 
-def test_wordpiece_cuts_text_as_worked_by_hand():
+def test_wordpiece_cuts_text_as_worked_by_hand_and_a_long_row_loses_the_end_of_its_longer_text():
     vocabulary = [*TOKENS, "u", "##a", "中", *"$+<=>^`|~!…"]
     for text, expected in [
             ("unaffable una", "un ##aff ##able un ##a"),  # the longest that fits, again and again
@@ -524,25 +500,17 @@ def test_wordpiece_cuts_text_as_worked_by_hand():
         assert " ".join(vocabulary[i] for i in ids[1:-1]) == expected, text
     words = WordPiece(vocabulary, False, 512).split_text("Café [MASK] PARIS")
     assert words == ["Café", "[MASK]", "PARIS"]  # cased
-
-
-def test_a_long_row_loses_the_last_tokens_of_its_longer_sentence():
-    warm = TOKENS.index("warm")
     for a, b, kept in [(10, 200, [10]), (200, 10, [115]), (90, 100, [62, 63]), (62, 63, [62])]:
         ids, segments = WordPiece(TOKENS, True, 512).encode(("warm " * a, "cold " * b))
-        assert len(ids) == len(segments) == 128 and ids.count(warm) in kept
-    ids, _ = WordPiece(TOKENS, True, 64).encode(("cold " + "warm " * 99,))
-    assert len(ids) == 64 and ids.count(warm) == 61  # the end is cut off
+        assert len(ids) == len(segments) == 128 and ids.count(TOKENS.index("warm")) in kept
 
 
-# ---- teacher_logits.py: the files of a teacher ---------------------------------------------------
 def test_tokenizer_config_decides_about_case_and_without_it_the_vocabulary():
+    folder = tiny_teacher()
     for token, settings, uncased in [
             ("paris", "{}", True), ("paris", '{"do_lower_case": false}', False),
             ("Paris", "{}", False), ("<URL>", '{"do_lower_case": true}', True)]:
-        folder = tiny_teacher()
         write(f"{folder}/vocab.txt", [*TOKENS[:-1], token])
-        assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == token.islower()
         write(f"{folder}/tokenizer_config.json", settings)
         assert teacher_logits.load_checkpoint(folder, CPU).tokenizer.uncased == uncased
 
@@ -579,21 +547,6 @@ def test_a_teacher_in_any_form_new_or_of_2019_or_saved_again_gives_the_same_logi
     assert torch.equal(teacher_says(folder, row), expected)
 
 
-# ---- teacher_logits.py: labelling ----------------------------------------------------------------
-def test_text_label_and_logits_share_a_line():
-    folder = tiny_teacher(id2label={"1": "no", "0": "yes"})
-    write(f"{folder}/x.dev.tsv", ["sentence\tlabel", "unlabelled\t-"])
-    lines = ["sentence\tlabel", "a film\tno", "fine, it is warm.\t"]
-    with mock.patch("teacher_logits.CHUNK", 1):
-        call(teacher_logits, write(f"{folder}/x.transfer.tsv", lines), "--teacher", folder)
-    header, *made = read(f"{folder}/x.logits.tsv").decode().splitlines()
-    assert header == "sentence\tlabel\tlogit_yes\tlogit_no" and len(made) == 2
-    for line, new_line, row in zip(lines[1:], made, ROWS):
-        assert new_line.startswith(line + "\t")
-        logits = [float(cell) for cell in new_line.split("\t")[2:]]
-        assert is_near(logits, bert_by_hand(folder, *row[1:]), 1e-4)
-
-
 def test_outputs_are_named_by_id2label_or_the_sorted_labels_or_else_by_numbers():
     labelled = ["sentence\tlabel", "a\t10", "a\t9", "a\t2"]
     for lines, names, expected in [
@@ -602,9 +555,18 @@ def test_outputs_are_named_by_id2label_or_the_sorted_labels_or_else_by_numbers()
         folder = tiny_teacher(classes=3, id2label=dict(enumerate(names.split())))
         data = write(f"{folder}/x.tsv", lines)
         assert teacher_logits.load_teacher(folder, data, CPU).classes == expected.split()
-    write(data, ["sentence", "a film"])  # a TSV without any label can be labelled
-    assert "accuracy is not known" in call(teacher_logits, data, "--teacher", folder)
-    assert b"\tlabel\tlogit_0\tlogit_1\tlogit_2\na film\t\t" in read(f"{folder}/x.logits.tsv")
+
+
+def test_text_label_and_logits_share_a_line_and_no_row_needs_a_label():
+    folder = tiny_teacher()
+    data = write(f"{folder}/x.transfer.tsv", ["sentence", *(row[0][0] for row in ROWS[:2])])
+    with mock.patch("teacher_logits.CHUNK", 1):
+        assert "accuracy is not known" in call(teacher_logits, data, "--teacher", folder)
+    header, *lines = read(f"{folder}/x.logits.tsv").decode().splitlines()
+    assert header == "sentence\tlabel\tlogit_0\tlogit_1" and len(lines) == 2
+    for line, ((text,), *inputs) in zip(lines, ROWS):
+        assert line.startswith(f"{text}\t\t")
+        assert is_near(list(map(float, line.split("\t")[2:])), bert_by_hand(folder, *inputs), 1e-4)
 
 
 def test_a_labelling_stopped_after_any_chunk_continues_and_ends_with_the_same_bytes():
@@ -649,7 +611,6 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
     assert read(f"{folder}/one.tsv") == read(f"{folder}/two.tsv")
 
 
-# ---- teacher_logits.py: fine-tuning (§4) ---------------------------------------------------------
 @lru_cache(maxsize=None)
 def good_teacher():
     """Fine-tune on made-up reviews -> the folder, what was printed, the schedule of the rate."""
@@ -676,22 +637,16 @@ def test_fine_tuning_tries_each_rate_with_warm_up_and_decay_and_keeps_the_best_o
 
 # ---- teacher_logits.py and augment.py: downloads -------------------------------------------------
 @contextlib.contextmanager
-def web_server(folder, cut="\n"):
-    """Serve a folder as the hub and as GLUE; a file whose name ends in `cut` breaks off."""
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        log_message = mock.Mock()
-
-        def copyfile(self, source, output):
-            content = source.read()
-            output.write(content[:len(content) // (1 + self.path.endswith(cut))])
-
-    handler = partial(Handler, directory=folder)
+def web_server(folder):
+    """Serve a folder as the hub and as GLUE."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         glue = mock.patch("augment.urlopen", lambda address, real=augment.urlopen, **options:
                           real(f"{url}/{os.path.basename(address)}", **options))
-        with glue, mock.patch.dict(os.environ, HF_ENDPOINT=url, no_proxy="127.0.0.1"):
+        quiet = mock.patch.object(http.server.SimpleHTTPRequestHandler, "log_message")
+        with glue, quiet, mock.patch.dict(os.environ, HF_ENDPOINT=url, no_proxy="127.0.0.1"):
             yield
         server.shutdown()
 
@@ -708,22 +663,22 @@ def test_a_teacher_is_fetched_from_the_hub_once_into_the_cache():
         assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
 
 
-def fetch_sst2(folder, cut="\n", damage=b""):
+def fetch_sst2(folder, damage=b""):
     """Fetch sst2.tsv with its dev and test sets, a row each, from an archive as GLUE has it."""
     served = new_folder()
     with zipfile.ZipFile(f"{served}/SST-2.zip", "w") as z:
         for part in ("train", "dev", "test"):
             z.writestr(f"SST-2/{part}.tsv", f"sentence\tlabel\n{part}\t1\n")
     sha256 = hashlib.sha256(read(f"{served}/SST-2.zip") + damage).hexdigest()
-    with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)), web_server(served, cut):
-        augment.fetch_glue(f"{folder}/sst2.tsv")
+    with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)), web_server(served):
+        with contextlib.redirect_stdout(io.StringIO()):
+            augment.fetch_glue(f"{folder}/sst2.tsv")
 
 
 def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten():
     folder = new_folder()
-    for options in ({"damage": b"damage"}, {"cut": "SST-2.zip"}):
-        with raises(UserError, "SST-2.zip: "):
-            fetch_sst2(folder, **options)
+    with raises(UserError, "SST-2.zip: its sha256"):
+        fetch_sst2(folder, b"damage")
     with stop_after(1), raises(KeyboardInterrupt, ""):
         fetch_sst2(folder)
     write(f"{folder}/sst2.test.tsv", "mine")
@@ -752,8 +707,8 @@ def test_adadelta_by_rows_equals_torchs_adadelta_for_words_absent_for_long_too()
     ours.trained.sparse = True
     by_rows = distill.AdadeltaByRows(ours.parameters(), lr=1.0, rho=0.95)
     dense = torch.optim.Adadelta(theirs.parameters(), lr=1.0, rho=0.95)
-    for step in range(200):
-        words = 40 if step % 60 == 0 or step > 170 else 20
+    for step in range(100):
+        words = 40 if step % 40 == 0 or step > 80 else 20
         rows = [(torch.randint(words, (length,)).tolist(),) for length in (3, 3, 2, 1)]
         for model, optimizer in [(ours, by_rows), (theirs, dense)]:
             optimizer.zero_grad()
@@ -787,7 +742,6 @@ def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
         assert bilstm.metrics(logits, torch.tensor(labels)) == expected
 
 
-# ---- distill.py: training ------------------------------------------------------------------------
 def test_the_best_epoch_is_saved_and_5_epochs_without_a_better_one_end_the_training():
     folder, args = small_run()
     out = call(distill, *args)
@@ -796,14 +750,14 @@ def test_the_best_epoch_is_saved_and_5_epochs_without_a_better_one_end_the_train
     assert len(accuracies) == min(30, best + 5)
     assert f"result dev acc {max(accuracies)}" in out and f"in epoch {best}," in out
     student = read(f"{folder}/x.student.pt")
-    call(distill, *args, "--epochs", best)
-    assert read(f"{folder}/x.student.pt") == student  # the same seed gives the same bytes
-    call(distill, *args, "--epochs", best, "--seed", 1)
-    assert read(f"{folder}/x.student.pt") != student
+    for seed in (0, 1):
+        call(distill, *args, "--epochs", best, "--seed", seed)
+        assert (read(f"{folder}/x.student.pt") == student) == (seed == 0)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one():
     folder, args = small_run()
+    args += ["--epochs", 4]
     log = call(distill, *args).splitlines()
     student = read(f"{folder}/x.student.pt")
     for step in (2, 3, 5):
@@ -814,21 +768,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one():
         assert resumed[-1] == log[-1] and len(resumed) < len(log)
 
 
-def test_the_defaults_are_the_papers_with_963_002_parameters():
+def test_the_defaults_are_the_papers():
     folder, _ = small_run()
     pairs = ["sentence1\tsentence2\tlabel", *(f"a b{i}\tc\t{i % 2}" for i in range(40))]
     write(f"{folder}/p.tsv", pairs)
-    signature = inspect.signature(distill.train)
     for name, args, *expected in [("p", ["--alpha", 1], 1, 256), ("x", [], 0, 50)]:
-        with mock.patch("distill.train", return_value={"acc": 0.5}) as train:
+        with mock.patch("distill.train_student", return_value={"acc": 0.5}) as train:
             call(distill, f"{folder}/{name}.tsv", *args)
-        given = signature.bind(*train.call_args.args, **train.call_args.kwargs).arguments
-        settings = [given[name] for name in ("alpha", "batch_size", "epochs", "seed", "resume")]
-        assert settings == [*expected, 30, 0, False]
-    model = given["student"].model
-    assert model.num_parameters() == 963_002
-    assert torch.equal(model.trained.weight, model.frozen.weight)
-    assert BiLSTM(torch.zeros(10, 300), 2, 300, 400).num_parameters() == 2_406_002
+        names = ("alpha", "batch_size", "epochs", "seed", "resume")
+        assert [train.call_args.kwargs[name] for name in names] == [*expected, 30, 0, False]
 
 
 def test_the_loss_gets_alpha_and_each_rows_own_label_and_logits():
@@ -856,7 +804,6 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
     assert student.classes == ["entailment", "neutral"]
 
 
-# ---- distill.py: the whole run and its tables ----------------------------------------------------
 def test_the_whole_run_augments_labels_distills_and_prints_table_1():
     folder, args = small_run()
     os.remove(f"{folder}/x.logits.tsv")
@@ -895,7 +842,6 @@ def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
 
 # ---- Bad input -----------------------------------------------------------------------------------
 HEADER = "sentence\tlabel\n"
-LOGITS = "sentence\tlabel\tlogit_0\tlogit_1\n"
 ONE_CLASS = HEADER + "a\t1\n" * 20
 MALICIOUS = b"cos\nsystem\n(S'touch executed'\ntR."  # a pickle that runs a command
 WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
@@ -903,51 +849,37 @@ PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.ite
 MISSHAPEN = safetensors({**WEIGHTS, "classifier.bias": torch.ones(3)})
 CONSTANT = safetensors({**WEIGHTS, "classifier.weight": torch.zeros(2, 8)})
 BERT = "teacher_logits x.tsv -o y.tsv --teacher bert"
-TUNE = "teacher_logits x.tsv -o y.tsv --teacher encoder"
 HARD = "distill x.tsv --alpha 1"
 SOFT = "distill x.tsv --logits y.tsv"
 BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the error says
     ("augment x.tsv", "x.tsv", None, "No such file"),
-    ("augment x.tsv", "x.tsv", "", "x.tsv, line 1: expected"),
     ("augment x.tsv", "x.tsv", "sentence,label\na,1\n", "found sentence,label"),
     ("augment x.tsv", "x.tsv", HEADER, "among 0 rows"),
     ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2 cells"),
     ("augment x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
     ("augment x.tsv -o none/y.tsv", "", "", "none/y.tsv"),
     ("augment x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
-    ("bilstm x.student.pt x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
-    (BERT, "bert/config.json", None, "bert/config.json"),
     (BERT, "bert/config.json", '{"model_type": "roberta"}', "model_type roberta; expected bert"),
-    (BERT, "bert/config.json", '{"hidden_act": "swish"}', "hidden_act swish; expected gelu"),
-    (BERT, "bert/vocab.txt", None, "tokenizer.json"),
     (BERT, "bert/vocab.txt", [*TOKENS, "one more"], "expected at most"),
-    (BERT, "bert/pytorch_model.bin", None, "pytorch_model.bin"),
-    (BERT, "bert/pytorch_model.bin", "version https://git-lfs", "pytorch_model.bin: damaged"),
     (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
     (BERT, "bert/model.safetensors", safetensors(WEIGHTS)[:-4], "model.safetensors: damaged"),
     (BERT, "bert/model.safetensors", MISSHAPEN, "size mismatch for classifier.bias"),
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
-    ("distill z.tsv --teacher bert", "bert/model.safetensors", CONSTANT, "bert is no better than"),
-    (TUNE, "x.tsv", ONE_CLASS, "two classes"),
-    ("teacher_logits x.tsv -o y.tsv --teacher none", "", "", "--teacher none: no such folder"),
-    ("teacher_logits x.tsv --teacher bert", "", "", "--teacher has no effect"),
-    ("teacher_logits z.tsv --lr 0.1", "", "", "--lr has no effect"),
+    (BERT.replace("bert", "encoder"), "x.tsv", ONE_CLASS, "two classes"),
+    ("teacher_logits z.tsv --teacher none", "", "", "--teacher none: no such folder"),
     ("teacher_logits z.tsv --teacher encoder", "", "", "leave --teacher out"),
     ("teacher_logits z.tsv --teacher bert --lr 0.1", "", "", "--lr and --epochs have no effect"),
     ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
-    ("distill x.tsv --teacher bert", "", "", "--teacher has no effect"),
+    ("distill x.tsv --teacher bert --alpha 1", "", "", "--teacher and --n-iter have no effect"),
+    ("distill x.dev.tsv", "", "", "expected the training rows"),
     ("distill x.tsv", "x.tsv", reviews(41, 1), "x.logits.tsv: its labelled rows are not"),
     ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
-    (HARD, "x.tsv", ONE_CLASS, "two classes"),
     (HARD, "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
-    (HARD, "x.dev.tsv", "sentence\na\n", "labelled dev rows"),
     (HARD, "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one of 0, 1"),
     (HARD + " --vectors v.txt", "v.txt", "zebra 1 2\n", "v.txt: no vectors"),
-    (SOFT, "", "", "y.tsv"), (SOFT, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
-    (SOFT, "y.tsv", LOGITS + "a\t1\t0\tnan\n", "line 2: expected a finite number"),
-    (SOFT, "y.tsv", LOGITS + "a\t2\t0\t1\n", "y.tsv: label '2'; expected one of 0, 1"),
-    ("bilstm none.pt x.tsv", "", "", "none.pt"), ("bilstm x.tsv x.tsv", "", "", "x.tsv: damaged"),
+    (SOFT, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
+    (SOFT, "y.tsv", "sentence\tlogit_0\tlogit_1\na\t0\tnan\n", "line 2: expected a finite number"),
     ("bilstm x.student.pt x.tsv", "x.student.pt", MALICIOUS, "x.student.pt: damaged"),
     ("bilstm bert/pytorch_model.bin", "", "", "expected a student that distill.py saved"),
     ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "rows of 1 sentence")]
@@ -974,17 +906,13 @@ def test_bad_input_is_one_line_that_names_it_and_no_file_changes_nor_is_a_pickle
     os.chdir(before)
 
 
-def test_a_wrong_command_ends_with_its_usage_and_a_mistake_in_the_code_with_a_traceback():
-    for command in ["x.dev.tsv", "x.csv", "x.tsv --nonsense", "x.tsv --alpha 1 --teacher bert"]:
-        with mock.patch("sys.argv", ["distill.py", *command.split()]), raises(SystemExit, "2"):
-            with contextlib.redirect_stderr(io.StringIO()):
-                distill.main()
+def test_a_mistake_in_the_code_ends_with_a_traceback():
     bug = mock.patch("bilstm.load_student", side_effect=AttributeError("a bug"))
     with bug, raises(AttributeError, "a bug"):
         call(bilstm, "x.student.pt")
 
 
-def test_a_file_changes_only_when_the_new_one_is_complete():
+def test_a_file_changes_only_when_the_new_one_is_complete_but_a_pipe_is_written_to_as_it_is():
     path = write(f"{new_folder()}/x", "old")
     with raises(KeyboardInterrupt, ""), augment.atomic_write(path) as f:
         f.write("half" * 9999)
@@ -994,20 +922,17 @@ def test_a_file_changes_only_when_the_new_one_is_complete():
         f.write("new" * 9999)
         assert read(path) == b"old"
     assert snapshot(os.path.dirname(path)) == {path: b"new" * 9999}
+    pipe = Path(new_folder(), "pipe")
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
+        with augment.atomic_write(str(pipe)) as f:
+            f.write("new")
+        assert reader.read(9) == b"new" and pipe.is_fifo()
 
 
 # ---- The repository ------------------------------------------------------------------------------
 SCRIPTS = ["augment", "bilstm", "teacher_logits", "distill"]
 README = read(HERE, "README.md").decode()
-
-
-def test_imports_go_one_way_and_beyond_the_standard_library_to_numpy_and_torch_only():
-    for i, script in enumerate(SCRIPTS):
-        allowed = {*sys.stdlib_module_names, *SCRIPTS[:i]}
-        if script != "augment":
-            allowed |= {"numpy", "torch"}
-        source = read(HERE, script + ".py").decode()
-        assert set(re.findall(r"^ *(?:import|from) (\w+)", source, re.M)) <= allowed, script
 
 
 def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
@@ -1030,23 +955,17 @@ def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
 
 def test_the_python_example_of_the_readme_runs():
     code = re.search(r"```python\n(.+?)```", README, re.S)[1]
-    before = os.getcwd()
-    os.chdir(new_folder())
-    shutil.copytree(f"{HERE}/data", "data")
-    for path in re.findall(r"[\w./-]+\.student\.pt", code):
-        shutil.copy(saved_student()[0], path)
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(code, {})
-    os.chdir(before)
+    with mock.patch("bilstm.load_student", return_value=saved_student()[1]):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(code, {})
+    assert out.getvalue().count("('") == 2  # a label and a probability for each sentence
 
 
-def fails(test, functions):
-    """Whether a test fails when the bodies of these functions are blank."""
-    with contextlib.ExitStack() as stack:
-        for function in functions:
-            stack.enter_context(mock.patch(function, side_effect=NotImplementedError))
+def fails(test, function):
+    """Whether a test fails when the body of a function is blank."""
+    with mock.patch(function, side_effect=NotImplementedError):
         try:
-            return bool(test())
+            return bool(test())  # a test that passes returns None
         except NotImplementedError:
             return True
 
@@ -1058,11 +977,8 @@ def test_a_blank_function_of_the_coursework_fails_its_tests():
     for cells in rows:
         functions, words = [re.findall(r"`(.+?)`", cell) for cell in cells]
         tests = tests_named(words)
-        assert tests and test_a_blank_function_of_the_coursework_fails_its_tests not in tests
-        for test in tests:
-            assert fails(test, functions), (test.__name__, functions)
-        for function in functions:
-            assert any(fails(test, [function]) for test in tests), function
+        assert all(any(fails(test, function) for test in tests) for function in functions), cells
+        assert all(any(fails(test, function) for function in functions) for test in tests), cells
 
 
 # ---- The runner ----------------------------------------------------------------------------------
