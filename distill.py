@@ -361,6 +361,8 @@ def main() -> None:
     if args.vectors:
         open(args.vectors, "rb").close()
     output = args.output or dataset_stem(args.data) + (".hard" if args.alpha == 1 else "")
+    if not os.access(os.path.dirname(output) or ".", os.W_OK):
+        raise UserError(f"{output}: no such folder, or it cannot be written")
     train_path = args.logits or args.data
     if not args.logits and args.alpha < 1:
         train_path = make_logits(args.data, args.n_iter, args.teacher, device)

@@ -21,7 +21,7 @@ import threading
 import traceback
 import unittest
 import zipfile
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from random import Random
 from unittest import mock
@@ -67,22 +67,23 @@ def snapshot(folder):
 
 
 def call(module, *args, stdin="", error=None):
-    """Run a script; returns what it prints. With `error`, it must end with one line that has it."""
+    """Run a script; returns what it prints. With `error`, its last words must contain this."""
     argv = [module.__name__ + ".py", *map(str, args)]
     if module is not augment:
         argv.append("--cpu")
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
-    message = ""
+    message = None
     with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=out):
         try:
             augment.run(module.main)
         except SystemExit as stop:
-            message = str(stop.code or "")  # of sys.exit("error: ..."); 2 after a usage
+            message = stop.code  # what sys.exit prints, or 2 after argparse has printed the usage
     printed = out.buffer.getvalue().decode()
-    if message == "2":
-        message = printed.splitlines()[-1].partition(": ")[2]
-    assert error and error in message or message == (error or ""), (message, error)
-    if error: assert re.fullmatch("error: .*|stopped", message), message
+    if error is None:
+        assert not message, message
+    else:
+        assert re.fullmatch("error: .*|stopped|2", str(message)), message
+        assert error in (printed if message == 2 else message), (message, error)
     return printed
 
 
@@ -116,9 +117,6 @@ def reviews(n, seed, columns=2, labelled=1000):
     return lines
 
 
-SMALL = ["--hidden", 8, "--fc", 8, "--batch-size", 8]  # a student that is trained fast
-
-
 def small_run(rows=40):
     """Write x.tsv, x.dev.tsv, x.logits.tsv (24 more rows) -> folder, arguments of distill.py."""
     folder = new_folder()
@@ -127,6 +125,8 @@ def small_run(rows=40):
     return folder, [write(f"{folder}/x.tsv", reviews(rows, 1)), *SMALL]
 
 
+SMALL = ["--hidden", 8, "--fc", 8, "--batch-size", 8]  # a student that is trained fast
+WORDS = {MASK: 0, **{str(i): i for i in range(1, 40)}}  # the vocabulary of tiny_student
 TOKENS = [*SPECIAL, *"warm fine great dull cold weak the a film plot it is was , and un ##aff "
           "##able cafe ' s . Paris".split()]
 CONFIG = {"vocab_size": len(TOKENS), "hidden_size": 8, "num_hidden_layers": 2,
@@ -154,10 +154,18 @@ def teacher_says(folder, *rows):
     return teacher_logits.label_rows(teacher, [Row(texts, "", ()) for texts in rows])
 
 
-# ---- augment.py: the three rules (§3.3) ----------------------------------------------------------
+# ---- augment.py (§3.3) ---------------------------------------------------------------------------
 TEN = "zero one two three four five six seven eight nine".split()
 TAGGED = list(zip(TEN, "ABCDEFGHIJ"))
 UPPER = {tag: [word.upper()] for word, tag in TAGGED}  # one replacement for each tag
+TEXTS = ["A  fine Film ", "a dull plot", "i like the film", "the plot is dull", "a dull plot",
+         "it 's a charming journey .", "film", "nobody laughs", "the actors laugh loudly"]
+SINGLES = ["sentence\tlabel", *(f"{text}\t1" for text in TEXTS)]
+PAIRS = ["sentence1\tsentence2\tlabel", *map("\t".join, zip(TEXTS, TEXTS[3:], "abcdef"))]
+COUNTS = {"words": {"the": {"D": 6}, "they": {"P": 5}, "fish": {"N": 4, "V": 4},
+                    "barking": {"N": 2}, "swim": {"V": 4}},  # of the tagger
+          "following": {"EDGE": {"D": 3, "P": 5}, "D": {"N": 6}, "P": {"V": 5},
+                        "N": {"EDGE": 4, "V": 3}, "V": {"D": 3, "EDGE": 4}}}
 
 
 def assert_shares(draws, expected):
@@ -203,12 +211,6 @@ def test_an_n_gram_is_kept_with_p_ng_and_a_pair_is_altered_first_second_then_bot
     assert len({(first == TEN, second == TEN) for first, second in both}) == 4
 
 
-TEXTS = ["A  fine Film ", "a dull plot", "i like the film", "the plot is dull", "a dull plot",
-         "it 's a charming journey .", "film", "nobody laughs", "the actors laugh loudly"]
-SINGLES = ["sentence\tlabel", *(f"{text}\t1" for text in TEXTS)]
-PAIRS = ["sentence1\tsentence2\tlabel", *map("\t".join, zip(TEXTS, TEXTS[3:], "abcdef"))]
-
-
 def transfer_set(lines, *args):
     """The lines that augment.py makes of these, none of which is held out."""
     folder = new_folder()
@@ -240,7 +242,6 @@ def test_the_defaults_are_the_papers_rates_and_n_iter_20_or_10_for_pairs_and_a_s
     assert set(" ".join(made).lower().split()) == set(" ".join(SINGLES).lower().split())
 
 
-# ---- augment.py: rows and words of a TSV ---------------------------------------------------------
 def test_columns_are_found_by_names_in_any_case_whatever_the_line_ends_and_a_dash_is_no_label():
     for header, line, texts, label, logits in [
             ("Sentence|LABEL", "A b|1 ", "A b", "1", ()), ("sentence|label", "a|-", "a", "", ()),
@@ -280,9 +281,6 @@ def test_a_tenth_of_the_labelled_rows_is_held_out_neither_augmented_nor_trained_
     vocabulary = bilstm.load_student(f"{folder}/x.hard.student.pt").vocabulary
     for i, row in enumerate(rows):
         assert (f"w{i}" in synthetic) == (f"w{i}" in vocabulary) == (row not in dev)
-    write(f"{folder}/y.dev.tsv", ["sentence\tlabel", "d\t1", "not labelled\t"])
-    assert augment.read_dev(reverse) == [(("d",), "1", ())]  # now no row is held out
-    assert list(augment.read_train(reverse, reverse)) == rows[::-1]
 
 
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
@@ -294,12 +292,6 @@ def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
             ("wow!!! what?! wait... .. '' -- '60s", "wow !!! what ?! wait ... .. '' -- '60s"),
             ("[mask]'s ([MASK]).", "[MASK] 's ( [MASK] ) ."), ("so, " * 400, "so , " * 256)]:
         assert tokenize(text) == tokenize(words) == words.split()
-
-
-COUNTS = {"words": {"the": {"D": 6}, "they": {"P": 5}, "fish": {"N": 4, "V": 4},
-                    "barking": {"N": 2}, "swim": {"V": 4}},
-          "following": {"EDGE": {"D": 3, "P": 5}, "D": {"N": 6}, "P": {"V": 5},
-                        "N": {"EDGE": 4, "V": 3}, "V": {"D": 3, "EDGE": 4}}}
 
 
 def test_the_tagger_smooths_its_counts_as_by_hand_and_finds_the_best_of_all_tag_sequences():
@@ -323,10 +315,7 @@ def test_the_tagger_smooths_its_counts_as_by_hand_and_finds_the_best_of_all_tag_
     assert tags == ("DT", "NNS", "VBD", "VBG", "RB")
 
 
-# ---- bilstm.py: the network (figures 1 and 2) ----------------------------------------------------
-WORDS = {MASK: 0, **{str(i): i for i in range(1, 40)}}  # the vocabulary of tiny_student
-
-
+# ---- bilstm.py (figures 1 and 2) -----------------------------------------------------------------
 def tiny_student(classes=2, pair=False):
     """An untrained student whose two channels differ."""
     torch.manual_seed(45)
@@ -382,16 +371,6 @@ def test_logits_are_those_of_figures_1_and_2_by_hand_and_no_or_an_unknown_word_i
         assert not torch.equal(model(*batch), model(*batch))  # dropout, in training only
 
 
-def test_batches_of_training_are_random_and_each_is_of_similar_length():
-    rows = [([0] * length,) for length in Random(1).choices(range(1, 30), k=503)]
-    batches = bilstm.shuffled_batches(rows, 10)
-    assert sorted(itertools.chain(*batches)) == list(range(503)) and len(batches) == 51
-    longest = [max(len(rows[i][0]) for i in batch) for batch in batches]
-    shortest = [min(len(rows[i][0]) for i in batch) for batch in batches]
-    assert sum(longest) - sum(shortest) <= 28 and longest != sorted(longest)
-    assert sorted(batches) != sorted(bilstm.shuffled_batches(rows, 10))  # other neighbours
-
-
 def test_vectors_are_read_from_every_format_and_a_truncated_file_is_refused():
     vectors = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]),
                ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]
@@ -438,11 +417,11 @@ def test_a_submission_answers_every_row_and_labelled_rows_are_scored():
     lines = map("\t".join, zip(texts, ["-", *labels[1:-1], "neither"]))
     tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *lines])
     assert call(bilstm, path, tsv, "-o", tsv + ".out") == "accuracy 0.8750 on 8 labelled rows\n"
-    lines = ["index\tprediction", *(f"{i}\t{label}" for i, label in enumerate(labels))]
-    assert read(tsv + ".out").decode().splitlines() == lines
+    answers = [f"{i}\t{label}\n" for i, label in enumerate(labels)]
+    assert read(tsv + ".out").decode() == "index\tprediction\n" + "".join(answers)
 
 
-# ---- teacher_logits.py: BERT (§3.1) --------------------------------------------------------------
+# ---- teacher_logits.py (§3.1), and the archives of GLUE ------------------------------------------
 def bert_by_hand(folder, tokens, segments):
     """BERT's forward pass over one row in numpy, from its definition (Devlin et al. 2019)."""
     w = bilstm.load(f"{folder}/pytorch_model.bin")
@@ -473,17 +452,15 @@ def bert_by_hand(folder, tokens, segments):
     return linear("classifier", np.tanh(linear("pooler.dense", x[0])))
 
 
-ROWS = [(("a film",), "[CLS] a film [SEP]", [0] * 4),  # texts, tokens, segments
-        (("fine, it is warm.",), "[CLS] fine , it is warm . [SEP]", [0] * 8),
-        (("a [MASK]", "cold"), "[CLS] a [MASK] [SEP] cold [SEP]", [0, 0, 0, 0, 1, 1])]
-
-
 def test_bert_equals_a_forward_pass_in_numpy_whatever_the_padding():
     folder = tiny_teacher()
-    expected = np.array([bert_by_hand(folder, *row[1:]) for row in ROWS])
+    rows = [(("a film",), "[CLS] a film [SEP]", [0] * 4),  # texts, tokens, segments
+            (("fine, it is warm.",), "[CLS] fine , it is warm . [SEP]", [0] * 8),
+            (("a [MASK]", "cold"), "[CLS] a [MASK] [SEP] cold [SEP]", [0, 0, 0, 0, 1, 1])]
+    expected = np.array([bert_by_hand(folder, *row[1:]) for row in rows])
     for batch_size in (1, 3):  # each row alone; all in one batch, with padding
         with mock.patch("bilstm.PREDICTION_BATCH", batch_size):
-            assert is_near(teacher_says(folder, *(row[0] for row in ROWS)), expected)
+            assert is_near(teacher_says(folder, *(row[0] for row in rows)), expected)
 
 
 def test_wordpiece_cuts_text_as_worked_by_hand_and_a_long_row_loses_the_end_of_its_longer_text():
@@ -547,41 +524,23 @@ def test_a_teacher_in_any_form_new_or_of_2019_or_saved_again_gives_the_same_logi
     assert torch.equal(teacher_says(folder, row), expected)
 
 
-def test_outputs_are_named_by_id2label_or_the_sorted_labels_or_else_by_numbers():
-    labelled = ["sentence\tlabel", "a\t10", "a\t9", "a\t2"]
-    for lines, names, expected in [
-            (labelled, "9 2 10", "9 2 10"), (labelled, "", "2 9 10"), (labelled, "x y z", "2 9 10"),
-            (labelled, "LABEL_0 LABEL_1 LABEL_2", "2 9 10"), (labelled[:2], "", "0 1 2")]:
-        folder = tiny_teacher(classes=3, id2label=dict(enumerate(names.split())))
-        data = write(f"{folder}/x.tsv", lines)
-        assert teacher_logits.load_teacher(folder, data, CPU).classes == expected.split()
-
-
-def test_text_label_and_logits_share_a_line_and_no_row_needs_a_label():
-    folder = tiny_teacher()
-    data = write(f"{folder}/x.transfer.tsv", ["sentence", *(row[0][0] for row in ROWS[:2])])
-    with mock.patch("teacher_logits.CHUNK", 1):
-        assert "accuracy is not known" in call(teacher_logits, data, "--teacher", folder)
-    header, *lines = read(f"{folder}/x.logits.tsv").decode().splitlines()
-    assert header == "sentence\tlabel\tlogit_0\tlogit_1" and len(lines) == 2
-    for line, ((text,), *inputs) in zip(lines, ROWS):
-        assert line.startswith(f"{text}\t\t")
-        assert is_near(list(map(float, line.split("\t")[2:])), bert_by_hand(folder, *inputs), 1e-4)
-
-
-def test_a_labelling_stopped_after_any_chunk_continues_and_ends_with_the_same_bytes():
+def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_chunk():
     folder = tiny_teacher()
     data = write(f"{folder}/x.tsv", reviews(30, 1, labelled=0))
     with mock.patch("teacher_logits.CHUNK", 8):
         call(teacher_logits, data, "--teacher", folder)
-        expected = snapshot(folder)
+        rows = list(read_rows(f"{folder}/x.logits.tsv"))
+        assert [row.texts for row in rows] == [row.texts for row in read_rows(data)]
+        expected = teacher_says(folder, *(row.texts for row in rows))
+        assert is_near([row.logits for row in rows], expected, 1e-4)
+        files = snapshot(folder)
         for step in range(1, 5):
             os.remove(f"{folder}/x.logits.tsv")
             with stop_after(step):
                 call(teacher_logits, data, "--teacher", folder, error="stopped")
             with mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as label:
                 call(teacher_logits, data, "--teacher", folder)
-            assert label.call_count == 4 - step and snapshot(folder) == expected
+            assert label.call_count == 4 - step and snapshot(folder) == files
 
 
 TORCHRUN = """
@@ -611,31 +570,6 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
     assert read(f"{folder}/one.tsv") == read(f"{folder}/two.tsv")
 
 
-@lru_cache(maxsize=None)
-def good_teacher():
-    """Fine-tune on made-up reviews -> the folder, what was printed, the schedule of the rate."""
-    folder, (data, *_) = small_run(rows=320)
-    os.remove(f"{folder}/x.logits.tsv")
-    bert = tiny_teacher(classes=0, hidden_size=64, num_hidden_layers=1)
-    scheduler = torch.optim.lr_scheduler.LambdaLR
-    with mock.patch("torch.optim.lr_scheduler.LambdaLR", side_effect=scheduler) as schedule:
-        out = call(teacher_logits, data, "--teacher", bert, "--lr", 1e-4, 0.01, "--epochs", 4)
-    return f"{folder}/x.teacher", out, schedule.call_args.args[1]
-
-
-def test_fine_tuning_tries_each_rate_with_warm_up_and_decay_and_keeps_the_best_of_all_epochs():
-    assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
-    folder, out, schedule = good_teacher()
-    expected = [*np.linspace(1 / 4, 1, 4), *np.linspace(1, 1 / 36, 36)]  # 4 epochs of 10 batches
-    assert is_near([schedule(step) for step in range(40)], expected)
-    epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
-    assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.0001", "0.01"], "1234"))
-    accuracies = [accuracy for _, _, accuracy in epochs]
-    assert max(accuracies) > "0.9" > min(accuracies)  # it has learned the rule
-    assert f"{folder}: dev acc {max(accuracies)}" in out
-
-
-# ---- teacher_logits.py and augment.py: downloads -------------------------------------------------
 @contextlib.contextmanager
 def web_server(folder):
     """Serve a folder as the hub and as GLUE."""
@@ -663,36 +597,28 @@ def test_a_teacher_is_fetched_from_the_hub_once_into_the_cache():
         assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
 
 
-def fetch_sst2(folder, damage=b""):
-    """Fetch sst2.tsv with its dev and test sets, a row each, from an archive as GLUE has it."""
+def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten():
     served = new_folder()
     with zipfile.ZipFile(f"{served}/SST-2.zip", "w") as z:
         for part in ("train", "dev", "test"):
             z.writestr(f"SST-2/{part}.tsv", f"sentence\tlabel\n{part}\t1\n")
-    sha256 = hashlib.sha256(read(f"{served}/SST-2.zip") + damage).hexdigest()
-    with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)), web_server(served):
-        with contextlib.redirect_stdout(io.StringIO()):
-            augment.fetch_glue(f"{folder}/sst2.tsv")
+    sha256 = hashlib.sha256(read(f"{served}/SST-2.zip")).hexdigest()
+    data = f"{new_folder()}/sst2.tsv"
+    with web_server(served):
+        call(augment, data, error="SST-2.zip: its sha256")
+        with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)):
+            with stop_after(1):
+                call(augment, data, error="stopped")
+            test_path = write(data.replace(".tsv", ".test.tsv"), "mine")
+            call(augment, data)
+    assert list(read_rows(data)) == [(("train",), "1", ())] and read(test_path) == b"mine"
+    assert augment.read_dev(data) == [(("dev",), "1", ())]
 
 
-def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten():
-    folder = new_folder()
-    with raises(UserError, "SST-2.zip: its sha256"):
-        fetch_sst2(folder, b"damage")
-    with stop_after(1), raises(KeyboardInterrupt, ""):
-        fetch_sst2(folder)
-    write(f"{folder}/sst2.test.tsv", "mine")
-    fetch_sst2(folder)
-    assert snapshot(folder) == {f"{folder}/sst2.tsv": b"sentence\tlabel\ntrain\t1\n",
-                                f"{folder}/sst2.dev.tsv": b"sentence\tlabel\ndev\t1\n",
-                                f"{folder}/sst2.test.tsv": b"mine"}
-
-
-# ---- distill.py: loss, optimizer, embeddings (§3.2, §4.2) ----------------------------------------
+# ---- distill.py (§3.2, §4, §5) -------------------------------------------------------------------
 def test_the_loss_is_equation_3_worked_by_hand():
-    # The student's probabilities are 3/4 and 1/4. Row 1 keeps its label 0 although its teacher
-    # prefers 1: cross-entropy ln 4/3, squared distance 0 + 4. Row 2 has no label, and its teacher's
-    # argmax is 1: cross-entropy ln 4, squared distance 1 + 4.
+    # The student's probabilities are 3/4 and 1/4. Row 1 has label 0: cross-entropy ln 4/3, squared
+    # distance 0 + 4. Row 2 has none, and its teacher's argmax is 1: ln 4 and 1 + 4.
     ln3 = math.log(3)
     student = torch.tensor([[ln3, 0.0], [ln3, 0.0]])
     teacher = torch.tensor([[ln3, 2.0], [ln3 - 1, 2.0]])
@@ -716,8 +642,7 @@ def test_adadelta_by_rows_equals_torchs_adadelta_for_words_absent_for_long_too()
             optimizer.step()
     for name, weight in ours.state_dict().items():
         assert is_near(weight, theirs.state_dict()[name]), name
-        is_frozen = torch.equal(weight, tiny_student().state_dict()[name])
-        assert is_frozen == (name == "frozen.weight"), name
+    assert torch.equal(ours.frozen.weight, tiny_student().frozen.weight)
 
 
 def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_within_a_quarter():
@@ -734,15 +659,7 @@ def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_withi
     assert is_near(embeddings.std(), 0.5 / math.sqrt(12), 1e-3)
 
 
-def test_accuracy_and_f1_of_class_1_are_those_worked_by_hand():
-    for guesses, labels, expected in [  # of class 1 two are right, three guessed, three there
-            ([1, 1, 1, 0, 0], [1, 1, 0, 1, 0], {"acc": 3 / 5, "f1": 2 * 2 / (3 + 3)}),
-            ([2, 1, 0, 0], [2, 0, 0, 1], {"acc": 2 / 4}), ([0, 1], [0, 0], {"acc": 0.5, "f1": 0})]:
-        logits = torch.eye(max(guesses) + 1)[guesses]
-        assert bilstm.metrics(logits, torch.tensor(labels)) == expected
-
-
-def test_the_best_epoch_is_saved_and_5_epochs_without_a_better_one_end_the_training():
+def test_the_best_epoch_is_saved_and_5_without_a_better_one_end_the_training_resumed_or_not():
     folder, args = small_run()
     out = call(distill, *args)
     accuracies = re.findall(r"^epoch +\d+ .* acc (\S+) ", out, re.M)
@@ -750,33 +667,29 @@ def test_the_best_epoch_is_saved_and_5_epochs_without_a_better_one_end_the_train
     assert len(accuracies) == min(30, best + 5)
     assert f"result dev acc {max(accuracies)}" in out and f"in epoch {best}," in out
     student = read(f"{folder}/x.student.pt")
+    for step in (2, 3, 5):  # after the first epoch, within the second, later
+        with stop_after(step):
+            call(distill, *args, error="stopped")
+        resumed = call(distill, *args, "--resume")
+        assert read(f"{folder}/x.student.pt") == student and len(resumed) < len(out)
+        assert resumed.splitlines()[-1] == out.splitlines()[-1]
     for seed in (0, 1):
         call(distill, *args, "--epochs", best, "--seed", seed)
         assert (read(f"{folder}/x.student.pt") == student) == (seed == 0)
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one():
-    folder, args = small_run()
-    args += ["--epochs", 4]
-    log = call(distill, *args).splitlines()
-    student = read(f"{folder}/x.student.pt")
-    for step in (2, 3, 5):
-        with stop_after(step):
-            call(distill, *args, error="stopped")
-        resumed = call(distill, *args, "--resume").splitlines()
-        assert read(f"{folder}/x.student.pt") == student
-        assert resumed[-1] == log[-1] and len(resumed) < len(log)
-
-
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers_with_963_002_parameters():
+    model = BiLSTM(torch.rand(9, 300), 2)
+    assert model.num_parameters() == 963_002
+    assert torch.equal(model.trained.weight, model.frozen.weight)
     folder, _ = small_run()
     pairs = ["sentence1\tsentence2\tlabel", *(f"a b{i}\tc\t{i % 2}" for i in range(40))]
     write(f"{folder}/p.tsv", pairs)
     for name, args, *expected in [("p", ["--alpha", 1], 1, 256), ("x", [], 0, 50)]:
         with mock.patch("distill.train_student", return_value={"acc": 0.5}) as train:
             call(distill, f"{folder}/{name}.tsv", *args)
-        names = ("alpha", "batch_size", "epochs", "seed", "resume")
-        assert [train.call_args.kwargs[name] for name in names] == [*expected, 30, 0, False]
+        names = ("alpha", "batch_size", "hidden", "fc", "epochs", "seed")
+        assert [train.call_args.kwargs[name] for name in names] == [*expected, 150, 200, 30, 0]
 
 
 def test_the_loss_gets_alpha_and_each_rows_own_label_and_logits():
@@ -804,49 +717,44 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
     assert student.classes == ["entailment", "neutral"]
 
 
-def test_the_whole_run_augments_labels_distills_and_prints_table_1():
-    folder, args = small_run()
+def test_the_whole_run_fine_tunes_augments_labels_distills_and_prints_table_1():
+    folder, args = small_run(rows=320)
     os.remove(f"{folder}/x.logits.tsv")
-    args += ["--epochs", 1]
-    out = call(distill, *args, "--teacher", good_teacher()[0], "--n-iter", 2, "--table1")
+    bert = tiny_teacher(classes=0, hidden_size=64, num_hidden_layers=1)
+    args += ["--epochs", 1, "--table1"]
+    assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
+    with mock.patch.multiple(teacher_logits, LEARNING_RATES=[1e-4, 0.01], EPOCHS=4):
+        out = call(distill, *args, "--teacher", bert, "--n-iter", 2)
+    epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
+    assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.0001", "0.01"], "1234"))
+    accuracies = [float(accuracy) for _, _, accuracy in epochs]
+    best = max(accuracies)  # of all epochs: this teacher is kept
+    assert best > 0.9 > min(accuracies) and f"x.teacher: dev acc {best:.4f}" in out
     transfer = list(read_rows(f"{folder}/x.transfer.tsv"))
     logits = list(read_rows(f"{folder}/x.logits.tsv"))
-    assert [row[:2] for row in transfer] == [row[:2] for row in logits] and len(logits) > 60
-    dev = list(read_rows(f"{folder}/x.dev.logits.tsv"))
-    accuracy = np.mean([int(row.label) == np.argmax(row.logits) for row in dev])
-    assert re.search(rf"\nteacher.* {100 * accuracy:.1f} .*\n6 .* \d+\.\d .*\n7 .* \d+\.\d ", out)
-    hard = read(f"{folder}/x.hard.student.pt")
-    call(distill, *args, "--alpha", 1)  # row 7 by itself: the same student
-    assert read(f"{folder}/x.hard.student.pt") == hard
-    assert f"using {folder}/x.logits.tsv" in call(distill, *args)
+    assert [row[:2] for row in transfer] == [row[:2] for row in logits] and len(logits) > 400
+    table = rf"\nteacher.* {100 * best:.1f} .*\n6 .* \d+\.\d .*\n7 .* \d+\.\d "
+    assert re.search(table, out) and os.path.exists(f"{folder}/x.hard.student.pt")
+    again = call(distill, *args)
+    assert f"using {folder}/x.logits.tsv" in again and re.search(table, again)
 
 
-def test_table_1_has_the_papers_column_for_its_own_tasks_only():
-    scores = {"acc": 0.7, "f1": 0.6, "mm-acc": 0.5}
-    for task, expected in [("sst2", "70.0 90.7"), ("qqp", "60.0/70.0 68.2/88.1"),
-                           ("mnli", "70.0/50.0 73.0/72.6"), ("other", "70.0 -")]:
+def test_table_1_has_accuracy_and_f1_of_class_1_beside_the_papers():
+    # of class 1 two rows are right, three guessed, three there: F1 is 2 * 2 / (3 + 3)
+    scores = bilstm.metrics(torch.eye(2)[[1, 1, 1, 0, 0]], torch.tensor([1, 1, 0, 1, 0]))
+    scores["mm-acc"] = 0.5
+    for task, expected in [("sst2", "60.0 90.7"), ("qqp", "66.7/60.0 68.2/88.1"),
+                           ("mnli", "60.0/50.0 73.0/72.6"), ("other", "60.0 -")]:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             distill.print_table1(f"no/{task}.tsv", f"no/{task}.logits.tsv", scores, scores)
         assert out.getvalue().splitlines()[3].split()[-2:] == expected.split()
 
 
-def test_table_2_compares_bert_large_with_a_student_of_963_002_parameters():
-    config = {**teacher_logits.DEFAULTS, **CONFIG, "max_position_embeddings": 128}
-    small = teacher_logits.Bert(config, 2)
-    with mock.patch("teacher_logits.Bert", return_value=small) as bert:
-        out = call(distill, small_run()[1][0], "--table2")
-    assert bert.call_args.args[0]["hidden_size"] == 1024 and re.search(r"BiLSTM +963,002 ", out)
-    size = sum(p.numel() for p in small.parameters())
-    assert re.search(rf"BERT-large +{size:,} .*\n.*\nratio +{size / 963_002:.0f} ", out)
-
-
 # ---- Bad input -----------------------------------------------------------------------------------
 HEADER = "sentence\tlabel\n"
-ONE_CLASS = HEADER + "a\t1\n" * 20
 MALICIOUS = b"cos\nsystem\n(S'touch executed'\ntR."  # a pickle that runs a command
 WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
 PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.items()})
-MISSHAPEN = safetensors({**WEIGHTS, "classifier.bias": torch.ones(3)})
 CONSTANT = safetensors({**WEIGHTS, "classifier.weight": torch.zeros(2, 8)})
 BERT = "teacher_logits x.tsv -o y.tsv --teacher bert"
 HARD = "distill x.tsv --alpha 1"
@@ -863,12 +771,11 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
     (BERT, "bert/vocab.txt", [*TOKENS, "one more"], "expected at most"),
     (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
     (BERT, "bert/model.safetensors", safetensors(WEIGHTS)[:-4], "model.safetensors: damaged"),
-    (BERT, "bert/model.safetensors", MISSHAPEN, "size mismatch for classifier.bias"),
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
-    (BERT.replace("bert", "encoder"), "x.tsv", ONE_CLASS, "two classes"),
+    (BERT.replace("bert", "encoder"), "x.tsv", HEADER + "a\t1\n" * 20, "two classes"),
     ("teacher_logits z.tsv --teacher none", "", "", "--teacher none: no such folder"),
-    ("teacher_logits z.tsv --teacher encoder", "", "", "leave --teacher out"),
+    ("teacher_logits z.tsv --teacher encoder", "", "", "z.teacher exists"),
     ("teacher_logits z.tsv --teacher bert --lr 0.1", "", "", "--lr and --epochs have no effect"),
     ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
     ("distill x.tsv --teacher bert --alpha 1", "", "", "--teacher and --n-iter have no effect"),
@@ -906,22 +813,12 @@ def test_bad_input_is_one_line_that_names_it_and_no_file_changes_nor_is_a_pickle
     os.chdir(before)
 
 
-def test_a_mistake_in_the_code_ends_with_a_traceback():
-    bug = mock.patch("bilstm.load_student", side_effect=AttributeError("a bug"))
-    with bug, raises(AttributeError, "a bug"):
-        call(bilstm, "x.student.pt")
-
-
 def test_a_file_changes_only_when_the_new_one_is_complete_but_a_pipe_is_written_to_as_it_is():
     path = write(f"{new_folder()}/x", "old")
     with raises(KeyboardInterrupt, ""), augment.atomic_write(path) as f:
         f.write("half" * 9999)
         raise KeyboardInterrupt
     assert snapshot(os.path.dirname(path)) == {path: b"old"}
-    with augment.atomic_write(path) as f:
-        f.write("new" * 9999)
-        assert read(path) == b"old"
-    assert snapshot(os.path.dirname(path)) == {path: b"new" * 9999}
     pipe = Path(new_folder(), "pipe")
     os.mkfifo(pipe)
     with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
