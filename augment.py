@@ -134,7 +134,7 @@ class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
     By Bayes' rule P(word | tag) is proportional to P(tag | word) / P(tag). P(tag | word) is
-    smoothed with the tags of words of the same shape and ending, so unknown words have it too.
+    smoothed with the tags of words of the same shape and ending, which helps for unknown words.
     """
 
     def __init__(self, path: str = COUNTS):
@@ -145,20 +145,20 @@ class Tagger:
         for word, tags in counts["words"].items():
             totals.update(tags)
             for feature in features(word)[:-1]:
-                self.tags_of[feature].update(tags.keys())  # each word counts once,
-            self.tags_of[word].update(tags)                # but here with its frequency
+                self.tags_of[feature].update(tags.keys())  # an ending counts different words
+            self.tags_of[word].update(tags)                # a word counts its occurrences
         num_words = sum(totals.values())
         self.prior = {tag: n / num_words for tag, n in totals.items()}
         self.transition = {}  # tag -> the tag that follows -> 1000 log P, equal on all machines
         for tag in self.prior:
             p = smooth(Counter(counts["following"].get(tag, {})), self.prior)
             self.transition[tag] = {following: round(1000 * log(p[following])) for following in p}
-        self.scores = lru_cache(maxsize=None)(self.scores)
+        self.scores = lru_cache(maxsize=None)(self.scores)  # computed once for each word
 
     def scores(self, word: str) -> list[tuple[str, int]]:
         """The likely tags of a word, each with 1000 log of P(tag | word) / P(tag)."""
         p = self.prior
-        for feature in features(word):  # from general to special, each the prior of the next
+        for feature in features(word):  # each estimate is the prior of the next one
             p = smooth(self.tags_of.get(feature, Counter()), p)
         least = MIN_RATIO * max(p.values())
         return [(tag, round(1000 * log(p[tag] / self.prior[tag]))) for tag in p if p[tag] >= least]
@@ -198,7 +198,7 @@ def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
 
 
 # ---- Words ---------------------------------------------------------------------------------------
-MAX_WORDS = 512  # our choice: words read of a sentence; BERT reads at most 128 subwords
+MAX_WORDS = 512  # our choice: words read per sentence; BERT reads at most 128 subwords
 # leading punctuation, word, trailing punctuation; ' [ ] and - may belong to the word: 's [MASK] --
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
 REPEATED = re.compile(r"[?!]+|(.)\1*")                      # ),... is ) , ...
@@ -257,16 +257,16 @@ def read_classes(path: str) -> list[str]:
 
 
 def read_rows(path: str) -> Iterator[Row]:
-    """Yield the rows of a TSV. Columns are found by their names; the label `-` (MNLI) is none.
+    """Yield the rows of a TSV. Columns are found by their names; the label `-` means no label.
 
-    A line whose number of cells is not the header's is skipped, counted and reported; QQP has a
+    A line with more or fewer cells than the header is skipped, counted and reported; QQP has a
     few, questions with a line break inside. More than one in a hundred is an error.
     """
     names = [name.lower() for name in read_columns(path)]
     text_names = next((group for group in TEXT_COLUMNS if set(group) <= set(names)), None)
     if text_names is None:
-        raise UserError(f"{path}, line 1: expected `sentence` or `sentence1` and `sentence2` among "
-                        f"names with tabs between them; found {' | '.join(names)[:80]}")
+        raise UserError(f"{path}, line 1: expected tab-separated column names, with `sentence` or "
+                        f"`sentence1` and `sentence2`; found {' | '.join(names)[:80]}")
     label_name = next((name for name in LABEL_COLUMNS if name in names), None)
     logit_names = [f"logit_{name.lower()}" for name in read_classes(path)]
     num_rows = 0
@@ -289,8 +289,8 @@ def read_rows(path: str) -> Iterator[Row]:
         num_rows += 1
         yield Row(tuple(cell[name] for name in text_names), label, logits)
     if broken or not num_rows:
-        report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} cells with tabs "
-                  f"between them; {len(broken):,} such lines among {num_rows:,} rows")
+        report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} tab-separated "
+                  f"cells; {len(broken):,} lines have more or fewer, {num_rows:,} rows are right")
         if len(broken) > num_rows / 100 or not num_rows:
             raise UserError(report)
         print(f"skipped: {report}", file=sys.stderr)
@@ -317,7 +317,7 @@ def dataset_stem(path: str) -> str:
 
 
 def is_held_out(row: Row) -> bool:
-    """Without a dev file a tenth of the labelled rows is the dev set, chosen by its text."""
+    """Without a dev file, a hash of the text picks a tenth of the labelled rows as the dev set."""
     return row.label != "" and zlib.crc32("\t".join(row.texts).encode()) % 10 == 0
 
 
@@ -377,7 +377,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script. The user's mistake is one line on stderr, a mistake in the code a traceback."""
+    """Run a script. A user's mistake prints one line; a mistake in the code prints a traceback."""
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         main()
@@ -406,13 +406,13 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
 
 def use_existing(path: str, options: dict[str, object]) -> bool:
-    """Whether `path` exists, to be used as it is. It is an error to give an option in vain."""
+    """Whether `path` exists. If so it is used as it is, and to give an option is an error."""
     if not os.path.exists(path):
         return False
     for name, value in options.items():
         if value is not None:
-            raise UserError(f"{name} has no effect: {path} exists (delete it to make it again)")
-    print(f"using {path} (delete it to make it again)")
+            raise UserError(f"{name} has no effect: {path} exists. Leave {name} out, or delete it")
+    print(f"using {path} (delete it to have it made again)")
     return True
 
 
@@ -440,7 +440,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
-    parser.add_argument("--n-iter", type=int, help="attempts for a row (§3.3: 20, for pairs 10)")
+    parser.add_argument("--n-iter", type=int, help="attempts per row (§3.3: 20, for pairs 10)")
     parser.add_argument("--p-mask", type=float, default=0.1, help="masking (§3.3: %(default)s)")
     parser.add_argument("--p-pos", type=float, default=0.1, help="replacing (§3.3: %(default)s)")
     parser.add_argument("--p-ng", type=float, default=0.25, help="n-grams (§3.3: %(default)s)")

@@ -55,7 +55,7 @@ class BiLSTM(nn.Module):
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
     def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
-        """The inputs of `encode` for the sentences, in pairs for both -> logits (B, C)."""
+        """The arguments of `encode`, for pairs a second time -> logits (B, C)."""
         h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
             h2 = self.encode(*second)                                              # (B, 2H)
@@ -69,17 +69,18 @@ class BiLSTM(nn.Module):
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-Ids = tuple[list[int], ...]  # a row: the token ids of one sentence, or of the two of a pair
+# a row: the token ids of one sentence, or of the two of a pair; for BERT (ids, segments)
+Ids = tuple[list[int], ...]
 
 
 def encode_row(texts: tuple[str, ...], vocabulary: dict[str, int]) -> Ids:
-    """("a zyzzyva film",) -> ([5, 0, 7],); 0 is [MASK], an unknown word or an empty sentence."""
+    """("a zyzzyva film",) -> ([5, 0, 7],); 0 stands for [MASK] and for unknown words."""
     sentences = [tokenize(text) or [MASK] for text in texts]
     return tuple([vocabulary.get(word, 0) for word in words] for words in sentences)
 
 
 def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
-    """Pad B rows -> [ids, reversed ids, lengths], in pairs another for the second sentences."""
+    """Pad B rows -> [ids, reversed ids, lengths]; for pairs, a second such list."""
     batch = []
     for sentences in zip(*rows):  # all first sentences, then all second ones
         ids = pad_sequence([torch.tensor(ids) for ids in sentences], batch_first=True)
@@ -101,7 +102,7 @@ PREDICTION_BATCH = 128  # our choice: fast on two cores and on a GPU, for the te
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, rows: list[Ids], collate: Callable = collate) -> Tensor:
+def predict_logits(model: nn.Module, rows: list[Ids], make_batch: Callable = collate) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows. The model is a BiLSTM or a BERT."""
     model.eval()
     device = next(model.parameters()).device
@@ -110,7 +111,7 @@ def predict_logits(model: nn.Module, rows: list[Ids], collate: Callable = collat
     logits = []
     for start in range(0, len(order), PREDICTION_BATCH):
         batch = [rows[i] for i in order[start:start + PREDICTION_BATCH]]
-        logits.append(model(*collate(batch, device)).cpu())
+        logits.append(model(*make_batch(batch, device)).cpu())
     return torch.cat(logits)[torch.tensor(order).argsort()]  # back to the order of the rows
 
 
@@ -148,7 +149,8 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
         raise UserError(f"this student reads rows of {num_sentences} sentences")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
-    return [(student.classes[i], p) for i, p in zip(best, probabilities.tolist())]
+    labels = [student.classes[i] for i in best.tolist()]
+    return list(zip(labels, probabilities.tolist()))
 
 
 def save_student(path: str, student: Student) -> None:
@@ -178,16 +180,16 @@ def save(path: str, state: dict) -> None:
 
 
 def load(path: str) -> dict:
-    """torch.load, which executes nothing of the file."""
+    """torch.load, without executing code from the file."""
     with open(path, "rb") as f:
         try:
             return torch.load(f, map_location="cpu", weights_only=True)
-        except Exception:  # of many kinds, with long messages that recommend weights_only=False
+        except Exception:  # torch raises many kinds; some messages recommend weights_only=False
             raise UserError(f"{path}: damaged, or not a file of weights") from None
 
 
 def pick_device(cpu: bool = False) -> torch.device:
-    """A GPU if there is one, under torchrun that of the process; else, or if asked for, the CPU."""
+    """The GPU of this process (torchrun), if there is one and `cpu` is not set, or the CPU."""
     if torch.cuda.is_available() and not cpu:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
@@ -195,7 +197,7 @@ def pick_device(cpu: bool = False) -> torch.device:
 
 # ==== Supporting code: word vectors ===============================================================
 def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The vectors (E,) of lower-case words, from word2vec's .bin or from text, also .gz.
+    """The vectors (E,) of lower-case words, from word2vec's .bin or a text file, also .gz.
 
     If a file has "Paris" but not "paris", as GoogleNews does, "paris" gets that vector.
     """
@@ -218,7 +220,7 @@ def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
 
 
 def read_text(f: BinaryIO) -> Iterator[tuple[bytes, list[bytes]]]:
-    """One word per line, then its numbers; word2vec and fastText open with count and width."""
+    """One word per line, then its numbers; word2vec and fastText begin with count and width."""
     first = f.readline().split()
     width = len(first) - 1
     if len(first) == 2:

