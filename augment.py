@@ -290,7 +290,7 @@ def read_rows(path: str) -> Iterator[Row]:
         yield Row(tuple(cell[name] for name in text_names), label, logits)
     if broken or not num_rows:
         report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} tab-separated "
-                  f"cells; {len(broken):,} lines have more or fewer, {num_rows:,} rows are right")
+                  f"cells; lines with more or fewer: {len(broken):,}, others: {num_rows:,}")
         if len(broken) > num_rows / 100 or not num_rows:
             raise UserError(report)
         print(f"skipped: {report}", file=sys.stderr)
@@ -378,6 +378,7 @@ class UserError(Exception):
 
 def run(main: Callable[[], None]) -> None:
     """Run a script. A user's mistake prints one line; a mistake in the code prints a traceback."""
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         main()

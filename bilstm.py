@@ -144,9 +144,10 @@ class Student(NamedTuple):
 def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
     """["a fine film"] -> [("1", 0.97)], label and probability. For pairs: [("first", "second")]"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    num_sentences = 2 if student.model.pair else 1
-    if any(len(row) != num_sentences for row in rows):
-        raise UserError(f"this student reads rows of {num_sentences} sentences")
+    expected = 2 if student.model.pair else 1
+    for row in rows:
+        if len(row) != expected:
+            raise UserError(f"{row}: sentences in a row: {len(row)}; this student reads {expected}")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best.tolist()]

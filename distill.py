@@ -82,8 +82,12 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
     state = {"epoch": 0, "best_epoch": 0, "best": {"acc": -1.0}}
     if resume and os.path.exists(output + ".training.pt"):
         state = bilstm.load(output + ".training.pt")
-        model.load_state_dict(state["model"])
+        try:
+            model.load_state_dict(state["model"])
+        except RuntimeError:
+            raise UserError(f"{output}.training.pt: of other sizes or rows; leave --resume out")
         optimizer.load_state_dict(state["optimizer"])
+        print(f"resuming after epoch {state['epoch']}")
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
         state["epoch"] += 1
         torch.manual_seed(1000 * seed + state["epoch"])  # so a resumed run draws the same numbers
@@ -235,7 +239,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
         labels = bilstm.class_indices([row.label for row in rows], read_classes(dev_path), dev_path)
         teacher = bilstm.metrics(torch.tensor([row.logits for row in rows]), labels)
     print(f"\n{'table 1':24}{'dev accuracy':>14}{'paper, test':>14}")
-    names = ["teacher (2 BERT-base)", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
+    names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
     figures = PAPER.get(task, ("-", "-", "-"))
     for name, scores, figure in zip(names, (teacher, distilled, hard), figures):
         shown = "/".join(f"{100 * scores[key]:.1f}" for key in keys if key in scores)

@@ -102,7 +102,8 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
         raise UserError(f"{teacher.folder} is no better than the majority class; its outputs are "
-                        f"read as {', '.join(teacher.classes)} (see id2label in config.json)")
+                        f"read as {', '.join(teacher.classes)} (see id2label in config.json). Was "
+                        "it fine-tuned here? Delete it, and try other --lr or more --epochs")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)

@@ -73,7 +73,8 @@ def call(module, *args, stdin="", error=None):
     argv = [module.__name__ + ".py", *map(str, args)]
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
     message = None
-    with mock.patch.multiple(sys, argv=argv, stdin=io.StringIO(stdin), stdout=out, stderr=out):
+    lines = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    with mock.patch.multiple(sys, argv=argv, stdin=lines, stdout=out, stderr=out):
         try:
             augment.run(module.main)
         except SystemExit as stop:
@@ -261,8 +262,8 @@ def test_a_few_broken_lines_are_skipped_and_counted_but_more_than_one_in_a_hundr
     path = write(f"{new_folder()}/x.tsv", lines)
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert len(list(read_rows(path))) == 299
-    assert re.search(r"x.tsv, line 3: .*\b3 .*\b2 .*\b299\b", err.getvalue())
-    with raises(UserError, r"x.tsv, line 3: .*\b4 .*\b299\b"):
+    assert re.search(r"x.tsv, line 3: .*\b3 .*\b2,.*\b299\b", err.getvalue())
+    with raises(UserError, r"x.tsv, line 3: .*\b4,.*\b299\b"):
         list(read_rows(write(path, [*lines, "d", "e"])))
 
 
@@ -370,13 +371,13 @@ def test_logits_are_those_of_figures_1_and_2_by_hand_and_no_or_an_unknown_word_i
 
 
 def test_vectors_are_read_from_every_format_and_a_truncated_file_is_refused():
-    vectors = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]),
+    vectors = [("the", [0.5, -1.25, 3]), ("Film", [1, 2, 3]), ("film", [4, 5, 6]), ("FILM", [7, 8, 9]),
                ("Paris", [0, 0, 8]), ("été", [-1, 2, 0.25])]
     text = "".join(f"{word} {' '.join(map(str, v))}\n" for word, v in vectors).encode()
     binary = [word.encode() + b" " + np.array(v, "<f4").tobytes() for word, v in vectors]
-    files = {"glove.txt": text + b"film x.com 1 2 3\n", "word2vec.txt": b"5 3\n" + text,
-             "fasttext.vec": b"5 3 \n" + text.replace(b"\n", b" \n"),
-             "a.bin": b"5 3\n" + b"".join(binary), "b.bin": b"5 3\n" + b"\n".join(binary)}
+    files = {"glove.txt": text + b"film x.com 1 2 3\n", "word2vec.txt": b"6 3\n" + text,
+             "fasttext.vec": b"6 3 \n" + text.replace(b"\n", b" \n"),
+             "a.bin": b"6 3\n" + b"".join(binary), "b.bin": b"6 3\n" + b"\n".join(binary)}
     files |= {name + ".gz": gzip.compress(content) for name, content in files.items()}
     for name, content in files.items():
         path = write(f"{new_folder()}/{name}", content)
@@ -648,6 +649,8 @@ def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_withi
     _, embeddings = distill.make_embeddings(dict.fromkeys(map(str, range(2000))), set(), None, 1)
     assert embeddings.shape == (2000, 300) and 0.2499 < embeddings.abs().max() <= 0.25
     assert is_near(embeddings.std(), 0.5 / math.sqrt(12), 1e-3)
+    _, others = distill.make_embeddings(dict.fromkeys(map(str, range(2000))), set(), None, 2)
+    assert not torch.equal(embeddings, others)
 
 
 def test_the_best_epoch_is_saved_and_5_without_a_better_one_end_the_training_resumed_or_not():
@@ -667,10 +670,10 @@ def test_the_best_epoch_is_saved_and_5_without_a_better_one_end_the_training_res
     for seed in (0, 1):
         call(distill, *args, "--epochs", best, "--seed", seed)
         assert (read(f"{folder}/x.student.pt") == student) == (seed == 0)
-    with mock.patch("bilstm.shuffled_batches", wraps=bilstm.shuffled_batches) as batches, \
+    with mock.patch("distill.AdadeltaByRows.zero_grad") as zero_grad, \
             mock.patch("torch.manual_seed", wraps=torch.manual_seed) as seeds:
         call(distill, *args, "--epochs", 2, "--seed", 3)
-    assert batches.call_count == 2 and len(set(map(str, seeds.call_args_list))) == 3
+    assert zero_grad.call_count == 2 * 8 and len(set(map(str, seeds.call_args_list))) == 3
 
 
 def test_the_defaults_are_the_papers_with_963_002_parameters():
@@ -718,8 +721,12 @@ def test_the_whole_run_fine_tunes_augments_labels_distills_and_prints_table_1():
     bert = tiny_teacher(classes=0, hidden_size=64, num_hidden_layers=1)
     args += ["--epochs", 1, "--table1"]
     assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
-    with mock.patch.multiple(teacher_logits, LEARNING_RATES=[0.01, 1e-4], EPOCHS=4):
+    scheduler = torch.optim.lr_scheduler.LambdaLR
+    with mock.patch.multiple(teacher_logits, LEARNING_RATES=[0.01, 1e-4], EPOCHS=4), \
+            mock.patch("torch.optim.lr_scheduler.LambdaLR", wraps=scheduler) as made:
         out = call(distill, *args, "--teacher", bert, "--n-iter", 2)
+    schedule = [made.call_args.args[1](step) for step in range(40)]  # 4 epochs of 10 batches
+    assert is_near(schedule, [*np.linspace(1 / 4, 1, 4), *np.linspace(1, 1 / 36, 36)])
     epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
     assert [(lr, n) for lr, n, _ in epochs] == list(itertools.product(["0.01", "0.0001"], "1234"))
     accuracies = [float(accuracy) for _, _, accuracy in epochs]
@@ -745,7 +752,18 @@ def test_table_1_has_accuracy_and_f1_of_class_1_beside_the_papers():
         assert out.getvalue().splitlines()[3].split()[-2:] == expected.split()
 
 
-# ---- Bad input -----------------------------------------------------------------------------------
+def test_table_2_scales_the_times_of_bert_large_and_the_student_to_all_rows():
+    config = {}
+    small = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG,
+                                 "max_position_embeddings": 128}, 2)
+    data = write(f"{new_folder()}/x.tsv", reviews(64, 1))
+    with mock.patch("teacher_logits.Bert", lambda c, _: config.update(c) or small), \
+            mock.patch("time.monotonic", side_effect=[0, 9, 0, 2, 0, 9, 0, 5]):
+        out = call(distill, data, "--table2")
+    assert (config["hidden_size"], config["intermediate_size"]) == (1024, 4096)
+    assert re.search(r"BERT-large +[\d,]+ +4.00 .*\nBiLSTM +963,002 +5.00 ", out)
+
+
 HEADER = "sentence\tlabel\n"
 MALICIOUS = b"cos\nsystem\n(S'touch executed'\ntR."  # a pickle that runs a command
 WEIGHTS = bilstm.load(f"{tiny_teacher()}/pytorch_model.bin")
@@ -756,34 +774,26 @@ TRAIN = "distill x.tsv --logits y.tsv"
 BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the error says
     ("augment x.tsv", "x.tsv", None, "No such file"),
     ("augment x.tsv", "x.tsv", "sentence,label\na,1\n", "found sentence,label"),
-    ("augment x.tsv", "x.tsv", HEADER, "x.tsv, line 2: expected 2"),
     ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2"),
     ("augment x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
     ("augment x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
     ("bilstm x.student.pt x.tsv -o ./x.tsv", "", "", "-o ./x.tsv"),
     (BERT, "bert/config.json", '{"model_type": "roberta"}', "model_type roberta; expected bert"),
-    (BERT, "bert/vocab.txt", [*TOKENS, "one more"], "expected at most"),
     (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
     (BERT, "bert/model.safetensors", safetensors(WEIGHTS)[:-4], "model.safetensors: damaged"),
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
     (BERT.replace("bert", "encoder"), "x.tsv", HEADER + "a\t1\n" * 20, "two classes"),
-    ("teacher_logits z.tsv --teacher none", "", "", "--teacher none: "),
     ("teacher_logits z.tsv --teacher encoder", "", "", "z.teacher exists"),
     ("teacher_logits z.tsv --teacher bert --lr 0.1", "", "", "--lr and --epochs have no effect"),
     ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
-    ("distill x.tsv --teacher bert --alpha 1", "", "", "--teacher and --n-iter have no effect"),
-    ("distill x.dev.tsv", "", "", "expected the training rows"),
     ("distill x.tsv", "x.tsv", reviews(41, 1), "x.logits.tsv: its labelled rows are not"),
     ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
     ("distill x.tsv", "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
     ("distill x.tsv", "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one"),
-    ("distill x.tsv --vectors v.txt", "v.txt", "zebra 1 2\n", "v.txt: no vectors"),
-    (TRAIN, "y.tsv", HEADER + "a\t1\n", "no columns logit_0"),
     (TRAIN, "y.tsv", "sentence\tlogit_0\tlogit_1\na\t0\tnan\n", "line 2: expected a finite number"),
     ("bilstm x.student.pt x.tsv", "x.student.pt", MALICIOUS, "x.student.pt: damaged"),
-    ("bilstm bert/pytorch_model.bin", "", "", "expected a student that distill.py saved"),
-    ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "rows of 1 sentence")]
+    ("bilstm x.student.pt p.tsv", "p.tsv", "premise\thypothesis\na\tb\n", "sentences in a row: 2")]
 
 
 def test_bad_input_is_one_line_that_names_it_and_no_file_changes_nor_is_a_pickle_executed():
@@ -821,12 +831,11 @@ def test_a_file_changes_only_when_the_new_one_is_complete_but_a_pipe_is_written_
         assert reader.read(9) == b"new"
 
 
-# ---- The repository ------------------------------------------------------------------------------
 SCRIPTS = ["augment", "bilstm", "teacher_logits", "distill"]
 README = read(HERE, "README.md").decode()
 
 
-def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
+def test_the_commands_in_the_readme_name_scripts_and_flags_that_exist():
     text = README
     flags = {}
     for script in SCRIPTS:
@@ -838,8 +847,6 @@ def test_the_commands_in_the_readme_name_scripts_flags_and_files_that_exist():
         for word in args.split():
             if script in flags and re.match("--?[a-z]", word):
                 assert word.split("=")[0] in flags[script], (script, word)
-            if re.fullmatch(r"(data|results)/[\w.-]+(?<!transfer)\.(tsv|json|csv)", word):
-                assert os.path.exists(f"{HERE}/{word}"), word
 
 
 def test_the_python_example_of_the_readme_runs():
@@ -847,11 +854,10 @@ def test_the_python_example_of_the_readme_runs():
     with mock.patch("bilstm.load_student", return_value=saved_student()[1]):
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(code, {})
-    assert out.getvalue().count("('") == 2  # a label and a probability for each sentence
+    assert out.getvalue().count("('") == 2
 
 
 def fails(test, function):
-    """Whether a test fails when the body of a function is blank."""
     blank = mock.patch(function, side_effect=NotImplementedError)
     with blank, contextlib.suppress(NotImplementedError):
         test()
@@ -870,9 +876,7 @@ def test_a_blank_function_of_the_coursework_fails_its_tests():
         assert all(any(fails(test, function) for function in functions) for test in tests), cells
 
 
-# ---- The runner ----------------------------------------------------------------------------------
 def tests_named(words):
-    """The tests whose names contain one of the words."""
     tests = [value for name, value in globals().items() if name.startswith("test_")]
     return [test for test in tests if any(word in test.__name__ for word in words)]
 
