@@ -48,7 +48,7 @@ class Examples(NamedTuple):
 
 def train_epoch(model: bilstm.BiLSTM, optimizer: torch.optim.Optimizer, examples: Examples,
                 alpha: float, batch_size: int, title: str = "training") -> float:
-    """One pass over the examples; returns the mean loss of the batches."""
+    """One pass in bilstm.shuffled_batches, each made by bilstm.collate; returns the mean loss."""
     model.train()
     device = model.output.weight.device
     losses = []
