@@ -75,7 +75,7 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
 
 def augment_row(row: list[Tagged], attempt: int, rates: Rates, corpus: Corpus,
                 rng: Random) -> list[list[str]]:
-    """A synthetic version of a row of one sentence or two. `attempt` counts from 0."""
+    """A synthetic version of a row; in a pair, PAIR_CYCLE says what attempt 0, 1, ... alters."""
     altered = (0,) if len(row) == 1 else PAIR_CYCLE[attempt % 3]
     new_row = [[word for word, _ in sentence] for sentence in row]
     for i in altered:

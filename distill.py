@@ -329,8 +329,8 @@ def parse_arguments() -> Namespace:
     add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20, for pairs 10)")
     add("--alpha", type=float, default=0.0, help="1: only hard labels (§4.2: %(default)s)")
     add("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText (default: random)")
-    add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300)")
-    add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400)")
+    add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")
+    add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400; default: 200)")
     add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
     add("--epochs", type=int, default=30, help="at most (the authors' code: 30); training stops "
         "after 5 without improvement")
