@@ -49,7 +49,6 @@ def new_folder():
 
 
 def write(path, content):
-    """Write bytes, text or a list of lines; returns the path."""
     if isinstance(content, list):
         content = "\n".join(content) + "\n"
     Path(path).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -89,7 +88,6 @@ def is_near(a, b, tolerance=1e-5):
 
 
 def stop_after(step):
-    """Stop, as Ctrl-C does, when file number `step` has been moved into place."""
     def replace(source, target, real=os.replace, steps=itertools.count(1)):
         real(source, target)
         if next(steps) == step:
@@ -315,7 +313,6 @@ def tiny_student(classes=2, pair=False):
 
 
 def some_texts(pair):
-    """Nine rows of one text or two, each of 0 to 8 words, of which one is unknown."""
     rng = Random(0)
     texts = [" ".join(rng.choices(list(WORDS)[1:], k=rng.randrange(1, 9))) for _ in range(16)]
     texts = ["", "1 zyzzyva 2", *texts]
@@ -335,7 +332,6 @@ def lstm_by_hand(x, lstm):
 
 @torch.no_grad()
 def logits_by_hand(model, row):
-    """Figures 1 and 2: a row of one text or two -> logits (C,)"""
     embeddings = torch.cat([model.trained.weight, model.frozen.weight], dim=1)
     h = []
     for text in row:
@@ -591,20 +587,21 @@ def test_a_teacher_is_fetched_from_the_hub_once_into_the_cache():
 
 def test_glue_is_fetched_whole_its_sha256_is_checked_and_nothing_is_overwritten():
     served = new_folder()
-    with zipfile.ZipFile(f"{served}/SST-2.zip", "w") as z:
-        for part in ("train", "dev", "test"):
-            z.writestr(f"SST-2/{part}.tsv", f"sentence\tlabel\n{part}\t1\n")
-    sha256 = hashlib.sha256(read(f"{served}/SST-2.zip")).hexdigest()
-    data = f"{new_folder()}/sst2.tsv"
+    with zipfile.ZipFile(f"{served}/MNLI.zip", "w") as z:
+        for part in ("train", "dev_matched", "dev_mismatched", "test_matched"):
+            z.writestr(f"MNLI/{part}.tsv", f"sentence\tlabel\n{part}\t1\n")
+    sha256 = hashlib.sha256(read(f"{served}/MNLI.zip")).hexdigest()
+    data = f"{new_folder()}/mnli.tsv"
     with web_server(served):
-        call(augment, data, error="SST-2.zip: its sha256")
-        with mock.patch.dict(augment.GLUE, sst2=("SST-2.zip", sha256)):
+        call(augment, data, error="MNLI.zip: its sha256")
+        with mock.patch.dict(augment.GLUE, mnli=("MNLI.zip", sha256)):
             with stop_after(1):
                 call(augment, data, error="stopped")
             test_path = write(data.replace(".tsv", ".test.tsv"), "mine")
             call(augment, data)
-    assert list(read_rows(data)) == [(("train",), "1", ())] and read(test_path) == b"mine"
-    assert augment.read_dev(data) == [(("dev",), "1", ())]
+    for ending, part in [("", "train"), (".dev", "dev_matched"), (".dev-mm", "dev_mismatched")]:
+        assert part in read(data.replace(".tsv", f"{ending}.tsv")).decode()
+    assert read(test_path) == b"mine"
 
 
 def test_the_loss_is_equation_3_worked_by_hand():
@@ -729,8 +726,11 @@ def test_the_whole_run_fine_tunes_augments_labels_distills_and_prints_table_1():
     assert teacher_logits.LEARNING_RATES == [2e-5, 3e-5, 4e-5, 5e-5]
     scheduler = torch.optim.lr_scheduler.LambdaLR
     with mock.patch.multiple(teacher_logits, LEARNING_RATES=[0.01, 1e-4], EPOCHS=4), \
-            mock.patch("torch.optim.lr_scheduler.LambdaLR", wraps=scheduler) as made:
+            mock.patch("torch.optim.lr_scheduler.LambdaLR", wraps=scheduler) as made, \
+            mock.patch("teacher_logits.Bert.train", autospec=True,
+                       side_effect=torch.nn.Module.train) as train:
         out = call(distill, *args, "--teacher", bert, "--n-iter", 2)
+    assert [mode.args[1:] for mode in train.call_args_list].count(()) == 8  # for dropout
     schedule = [made.call_args.args[1](step) for step in range(40)]  # 4 epochs of 10 batches
     assert is_near(schedule, [*np.linspace(1 / 4, 1, 4), *np.linspace(1, 1 / 36, 36)])
     epochs = re.findall(r"fine-tuning, lr (\S+), epoch (\d) of 4: dev acc (\S+)", out)
