@@ -8,6 +8,7 @@ Labelling comes first, then fine-tuning, BERT and its tokenizer. Supporting code
 teacher and its files, the command line. Left out: models other than BERT, half precision.
 Shapes: B batch, T tokens of the longest row, N rows, D hidden size, C classes.
 """
+import copy
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain, islice
-from typing import NamedTuple, Sequence, TextIO
+from typing import NamedTuple, TextIO
 from urllib.error import HTTPError
 
 import torch
@@ -115,26 +116,29 @@ EPOCHS = 3                                 # our choice, as in BERT
 BATCH = 32                                 # our choice, as in BERT
 
 
-def fine_tune(start: str, data: str, device: torch.device, learning_rates: list[float],
+def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates: list[float],
               epochs: int) -> None:
-    """Train the BERT of the folder `start` on STEM.tsv; the best epoch on dev -> STEM.teacher."""
+    """Train an encoder on STEM.tsv with a new classifier; the best epoch on dev -> STEM.teacher."""
     output = dataset_stem(data) + ".teacher"
     path = dataset_stem(data) + ".tsv"
     rows = [row for row in read_train(path, path) if row.label]
     dev_rows = read_dev(path)
     classes = sort_classes(row.label for row in rows)
     if len(classes) < 2 or not dev_rows:
-        raise UserError(f"{path}: to fine-tune {start}, expected labelled rows of two classes or "
-                        "more, and labelled dev rows")
+        raise UserError(f"{path}: to fine-tune {encoder.folder}, expected labelled rows of two "
+                        "classes or more, and labelled dev rows")
     labels = class_indices([row.label for row in rows], classes, path)
     dev_labels = class_indices([row.label for row in dev_rows], classes, f"dev rows of {path}")
+    inputs = [encoder.tokenizer.encode(row.texts) for row in rows]
     steps = epochs * math.ceil(len(rows) / BATCH)
     best = -1.0
     for lr in learning_rates:
         torch.manual_seed(0)
-        teacher = load_checkpoint(start, device, classes)
-        model = teacher.model
-        inputs = [teacher.tokenizer.encode(row.texts) for row in rows]
+        model = copy.deepcopy(encoder.model)
+        model.classifier = nn.Linear(encoder.config["hidden_size"], len(classes)).to(device)
+        nn.init.normal_(model.classifier.weight, std=0.02)  # as in BERT
+        nn.init.zeros_(model.classifier.bias)
+        teacher = encoder._replace(model=model, classes=classes)
         optimizer = torch.optim.Adam(model.parameters(), lr)  # §4
         # our choice, as in BERT: warm up over a tenth of the steps, then decay linearly to 0
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -213,9 +217,9 @@ class Bert(nn.Module):
             "encoder": nn.ModuleDict({"layer": nn.ModuleList(layers)}),
             "pooler": nn.ModuleDict({"dense": nn.Linear(d, d)})})
         self.dropout = nn.Dropout(0.1)
-        self.classifier = nn.Linear(d, num_classes)
-        nn.init.normal_(self.classifier.weight, std=0.02)  # as in BERT, for fine-tuning
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = nn.Identity()  # an encoder has no classifier; fine_tune adds it
+        if num_classes:
+            self.classifier = nn.Linear(d, num_classes)
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
         """Three tensors (B, T), as `collate` makes them -> logits (B, C)."""
@@ -338,13 +342,13 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
     if name is None and os.path.isdir(own):
         name = own
     folder = fetch(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
-    if "classifier.weight" not in read_weights(folder):
+    teacher = load_checkpoint(folder, device)
+    if isinstance(teacher.model.classifier, nn.Identity):
         if not use_existing(own, {"--teacher": name, "--lr": lr, "--epochs": epochs}):
-            fine_tune(folder, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
-        folder = own
+            fine_tune(teacher, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
+        teacher = load_checkpoint(own, device)
     elif lr or epochs:
         raise UserError(f"--lr and --epochs have no effect: {folder} is fine-tuned already")
-    teacher = load_checkpoint(folder, device)
     labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     num_classes = teacher.model.classifier.out_features
     return teacher._replace(classes=class_names(teacher.config, labels, num_classes))
@@ -383,8 +387,8 @@ def fetch(name: str) -> str:
     return folder
 
 
-def load_checkpoint(folder: str, device: torch.device, classes: Sequence[str] = ()) -> Teacher:
-    """Read a BERT; given classes, it gets a new classifier, to be fine-tuned."""
+def load_checkpoint(folder: str, device: torch.device) -> Teacher:
+    """Read a BERT, with or without a classifier."""
     config = {**DEFAULTS, **read_json(f"{folder}/config.json")}
     for key in ("model_type", "hidden_act"):
         if config[key] != DEFAULTS[key]:
@@ -404,15 +408,12 @@ def load_checkpoint(folder: str, device: torch.device, classes: Sequence[str] = 
         uncased = read_json(f"{folder}/tokenizer_config.json").get("do_lower_case", uncased)
     tokenizer = WordPiece(vocabulary, uncased, config["max_position_embeddings"])
     weights = read_weights(folder)
-    model = Bert(config, len(classes) or len(weights["classifier.weight"]))
-    if classes:
-        weights["classifier.weight"] = model.classifier.weight
-        weights["classifier.bias"] = model.classifier.bias
+    model = Bert(config, len(weights.get("classifier.weight", [])))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # a weight is missing, left over or misshapen
         raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    return Teacher(folder, config, tokenizer, model.to(device), list(classes))
+    return Teacher(folder, config, tokenizer, model.to(device), [])
 
 
 def read_json(path: str) -> dict:

@@ -130,10 +130,8 @@ def tiny_teacher(folder=None, classes=2, **config):
     folder = folder or new_folder()
     os.makedirs(folder, exist_ok=True)
     torch.manual_seed(0)
-    model = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG, **config}, max(classes, 1))
+    model = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG, **config}, classes)
     weights = {name: torch.randn_like(weight) * 0.3 for name, weight in model.state_dict().items()}
-    if classes == 0:
-        del weights["classifier.weight"], weights["classifier.bias"]
     torch.save(weights, f"{folder}/pytorch_model.bin")
     write(f"{folder}/config.json", json.dumps({**CONFIG, **config}))
     write(f"{folder}/vocab.txt", TOKENS)
