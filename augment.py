@@ -17,13 +17,13 @@ import time
 import zipfile
 import zlib
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections import Counter, defaultdict
+from collections import defaultdict
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from http.client import HTTPException
 from itertools import chain, islice
-from math import isfinite, log, nan
+from math import isfinite, nan
 from random import Random
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence, TextIO
 from urllib.request import urlopen
@@ -125,51 +125,36 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
 
 
 # ==== Supporting code: the part-of-speech tagger ==================================================
-COUNTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "pos_counts.json")
-EDGE = "EDGE"      # the tag before the first word and after the last
-MIN_RATIO = 0.03   # our choice: ignore tags less than 0.03 times as likely as a word's best one
+SCORES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "pos_scores.json")
+EDGE = "EDGE"  # the tag before the first word and after the last
 
 
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    By Bayes' rule P(word | tag) is proportional to P(tag | word) / P(tag). P(tag | word) is
-    smoothed with the tags of words of the same shape and ending, which helps for unknown words.
+    data/make_pos_scores.py has estimated both from a treebank; the tables hold 1000 log P.
     """
 
-    def __init__(self, path: str = COUNTS):
+    def __init__(self, path: str = SCORES):
         with open(path, encoding="utf-8") as f:
-            counts = json.load(f)
-        totals = Counter({EDGE: 1e-6})       # so small that no word is tagged as an edge
-        self.tags_of = defaultdict(Counter)  # word or feature -> its tags
-        for word, tags in counts["words"].items():
-            totals.update(tags)
-            for feature in features(word)[:-1]:
-                self.tags_of[feature].update(tags.keys())  # an ending counts different words
-            self.tags_of[word].update(tags)                # a word counts its occurrences
-        num_words = sum(totals.values())
-        self.prior = {tag: n / num_words for tag, n in totals.items()}
-        self.transition = {}  # tag -> the tag that follows -> 1000 log P, equal on all machines
-        for tag in self.prior:
-            p = smooth(Counter(counts["following"].get(tag, {})), self.prior)
-            self.transition[tag] = {following: round(1000 * log(p[following])) for following in p}
-        self.scores = lru_cache(maxsize=None)(self.scores)  # computed once for each word
+            tables = json.load(f)
+        self.transition = tables["transition"]  # {"DT": {"NN": -711}}: a noun after a determiner
+        self.scores = tables["scores"]          # {"film": {"NN": 2009}, "a ilm": {...}, ...}
 
-    def scores(self, word: str) -> list[tuple[str, int]]:
-        """The likely tags of a word, each with 1000 log of P(tag | word) / P(tag)."""
-        p = self.prior
-        for feature in features(word):  # each estimate is the prior of the next one
-            p = smooth(self.tags_of.get(feature, Counter()), p)
-        least = MIN_RATIO * max(p.values())
-        return [(tag, round(1000 * log(p[tag] / self.prior[tag]))) for tag in p if p[tag] >= least]
+    def scores_of(self, word: str) -> dict[str, int]:
+        """The likely tags of a word; of an unknown word, those of its longest known ending."""
+        if word in self.scores:
+            return self.scores[word]
+        known = [ending for ending in endings(word) if ending in self.scores]
+        return self.scores[known[-1]]
 
     def tag(self, text: str) -> Tagged:
         """Viterbi's algorithm: "a fine film" -> [("a", "DT"), ("fine", "JJ"), ("film", "NN")]"""
         words = tokenize(text)
         best = {EDGE: (0, [])}  # last tag -> score and path of the best tagging that ends in it
-        for tags in [*map(self.scores, words), [(EDGE, 0)]]:  # the last step has no word
+        for scores in [*map(self.scores_of, words), {EDGE: 0}]:  # the last step has no word
             new_best = {}
-            for tag, emission in tags:
+            for tag, emission in scores.items():
                 candidates = []
                 for last, (score, path) in best.items():
                     candidates.append((score + self.transition[last][tag], path))
@@ -180,21 +165,14 @@ class Tagger:
         return list(zip(words, path))  # without the last tag, EDGE
 
 
-def features(word: str) -> list[str]:
-    """Shape and last letters, then the word: "film" -> ["a ", "a m", "a lm", "a ilm", "film"]"""
+def endings(word: str) -> list[str]:
+    """The shape of a word, with 0 to 3 of its last letters: ["", "a ", "a m", "a lm", "a ilm"]"""
     shape = "-"
     if word.isalpha():
         shape = "a"
     elif word[0].isdigit():
         shape = "0"
-    endings = [word[len(word) - n:] for n in range(min(3, len(word)) + 1)]
-    return [f"{shape} {ending}" for ending in endings] + [word]
-
-
-def smooth(counts: Counter, prior: dict[str, float]) -> dict[str, float]:
-    """Relative frequencies, with the prior added as if it were one more observation."""
-    total = sum(counts.values()) + 1
-    return {tag: (counts[tag] + p) / total for tag, p in prior.items()}
+    return ["", *(f"{shape} {word[len(word) - n:]}" for n in range(min(3, len(word)) + 1))]
 
 
 # ---- Words ---------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ import distill
 import teacher_logits
 from augment import MASK, Rates, Row, UserError, read_rows, tokenize
 from bilstm import BiLSTM, encode_row
+from data import make_pos_scores
 from teacher_logits import SPECIAL, WordPiece
 
 HERE = os.path.dirname(os.path.abspath(augment.__file__))
@@ -151,10 +152,10 @@ TEXTS = ["A  fine Film ", "a dull plot", "i like the film", "the plot is dull", 
          "it 's a charming journey .", "film", "nobody laughs", "the actors laugh loudly"]
 SINGLES = ["sentence\tlabel", *(f"{text}\t1" for text in TEXTS)]
 PAIRS = ["sentence1\tsentence2\tlabel", *map("\t".join, zip(TEXTS, TEXTS[3:], "abcdef"))]
-COUNTS = {"words": {"the": {"D": 6}, "they": {"P": 5}, "fish": {"N": 4, "V": 4},
-                    "barking": {"N": 2}, "swim": {"V": 4}},  # of the tagger
-          "following": {"EDGE": {"D": 3, "P": 5}, "D": {"N": 6}, "P": {"V": 5},
-                        "N": {"EDGE": 4, "V": 3}, "V": {"D": 3, "EDGE": 4}}}
+WORD_TAGS = {"the": {"D": 6}, "they": {"P": 5}, "fish": {"N": 4, "V": 4}, "barking": {"N": 2},
+             "swim": {"V": 4}}
+NEXT_TAGS = {"EDGE": {"D": 3, "P": 5}, "D": {"N": 6}, "P": {"V": 5}, "N": {"EDGE": 4, "V": 3},
+             "V": {"D": 3, "EDGE": 4}}
 
 
 def assert_shares(draws, expected):
@@ -283,23 +284,24 @@ def test_text_is_split_into_lower_case_words_as_in_the_penn_treebank():
 
 
 def test_the_tagger_smooths_its_counts_as_by_hand_and_finds_the_best_of_all_tag_sequences():
-    tagger = augment.Tagger(write(f"{new_folder()}/counts.json", json.dumps(COUNTS)))
+    tables = make_pos_scores.estimate(WORD_TAGS, NEXT_TAGS)
+    tagger = augment.Tagger(write(f"{new_folder()}/scores.json", json.dumps(tables)))
     prior = {"D": 6 / 25, "P": 5 / 25, "N": 6 / 25, "V": 8 / 25}
     assert abs(tagger.transition["D"]["N"] - 1000 * math.log((6 + prior["N"]) / 7)) < 0.6
     p = prior
     for tags in ["DPNNVV", "NV", "NV", "NV", "NNNNVVVV"]:  # shape, 1, 2, 3 letters, "fish" itself
         p = {tag: (tags.count(tag) + p[tag]) / (len(tags) + 1) for tag in p}
-    scores = dict(tagger.scores("fish"))  # without D and P, which are below MIN_RATIO
-    assert scores == {tag: round(1000 * math.log(p[tag] / prior[tag])) for tag in "NV"}
+    expected = {tag: round(1000 * math.log(p[tag] / prior[tag])) for tag in "NV"}
+    assert tagger.scores_of("fish") == expected  # without D and P, which are below MIN_RATIO
     for words in itertools.product(["the", "they", "fish", "swim", "xing"], repeat=3):
         totals = {}
-        for choice in itertools.product(*map(tagger.scores, words)):
+        for choice in itertools.product(*(tagger.scores_of(word).items() for word in words)):
             tags = ["EDGE", *(tag for tag, _ in choice), "EDGE"]
             steps = [tagger.transition[last][tag] for last, tag in zip(tags, tags[1:])]
             totals[tuple(tags[1:-1])] = sum(steps) + sum(score for _, score in choice)
         _, found = zip(*tagger.tag(" ".join(words)))
         assert totals[found] == max(totals.values())
-    _, tags = zip(*augment.Tagger().tag("the blorks were zumbling slowly"))  # with shipped counts
+    _, tags = zip(*augment.Tagger().tag("the blorks were zumbling slowly"))  # the shipped tables
     assert tags == ("DT", "NNS", "VBD", "VBG", "RB")
 
 
