@@ -180,7 +180,7 @@ MAX_WORDS = 512  # our choice: words read per sentence; BERT reads at most 128 s
 # leading punctuation, word, trailing punctuation; ' [ ] and - may belong to the word: 's [MASK] --
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
 REPEATED = re.compile(r"[?!]+|(.)\1*")                      # ),... is ) , ...
-CLITIC = re.compile(r"(.+)(n't|'(?:s|m|d|re|ve|ll))")       # do|n't it|'s
+CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't, it 's, would n't 've
 # These words keep their period, as do single letters (j. r.) and initials (u.s.).
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")
@@ -201,14 +201,10 @@ def split_token(token: str) -> list[str]:
     if after.startswith(".") and ABBREVIATION.fullmatch(word):
         word += "."
         after = after[1:]
-    endings = [match[0] for match in REPEATED.finditer(after)]
-    while match := CLITIC.fullmatch(word):  # twice in shouldn't've
-        word, clitic = match.groups()
-        endings.insert(0, clitic)
-    words = [match[0] for match in REPEATED.finditer(before)]
-    if word:  # a token of punctuation has none
-        words.append(word)
-    return words + endings
+    before = REPEATED.sub(r"\g<0> ", before)
+    word = CLITIC.sub(r" \g<0>", word)
+    after = REPEATED.sub(r" \g<0>", after)
+    return f"{before}{word}{after}".split()
 
 
 # ---- TSV files -----------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def estimate(words: dict[str, dict], following: dict[str, dict]) -> dict[str, di
     transition = {}
     for tag in prior:
         p = smooth(following.get(tag, {}), prior)
-        transition[tag] = {following_tag: round(1000 * log(p[following_tag])) for following_tag in p}
+        transition[tag] = {after: round(1000 * log(p[after])) for after in p}
     scores = {}
     for word in words:
         p = prior
