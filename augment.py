@@ -4,8 +4,8 @@
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
 
 The three rules and the transfer set come first. Supporting code follows: the part-of-speech tagger,
-words, TSV files, GLUE's archives, and what all scripts share. Standard library only. STEM is what
-the names of a task's files begin with: sst2 in sst2.tsv, sst2.dev.tsv and sst2.transfer.tsv.
+tokenization, TSV files, GLUE's archives and shared helpers. It needs only the standard library.
+STEM is the common start of a task's file names: sst2 in sst2.tsv, sst2.dev.tsv, sst2.transfer.tsv.
 """
 import hashlib
 import io
@@ -33,7 +33,7 @@ MAX_NGRAM = 5                       # §3.3: an n-gram has 1 to 5 words
 PAIR_CYCLE = [(0,), (1,), (0, 1)]   # §3.3: alter the first sentence, then the second, then both
 
 Tagged = list[tuple[str, str]]      # a sentence: [("a", "DT"), ("fine", "JJ"), ("film", "NN")]
-Corpus = dict[str, list[str]]       # tag -> all words with this tag, repeated as in the rows
+Corpus = dict[str, list[str]]       # tag -> every word with this tag, once for each occurrence
 
 
 class Rates(NamedTuple):  # §3.3
@@ -46,7 +46,7 @@ def mask_or_replace(sentence: Tagged, rates: Rates, corpus: Corpus, rng: Random)
     """Masking and POS-guided word replacement: "a fine film" -> ["a", "[MASK]", "plot"]"""
     words = []
     for word, tag in sentence:
-        x = rng.random()  # §3.3: one uniform draw X decides for each word
+        x = rng.random()  # §3.3: one uniform draw X per word
         if x < rates.p_mask:
             words.append(MASK)
         elif x < rates.p_mask + rates.p_pos:
@@ -58,15 +58,15 @@ def mask_or_replace(sentence: Tagged, rates: Rates, corpus: Corpus, rng: Random)
 
 def same_tag_word(tag: str, corpus: Corpus, rng: Random) -> str:
     """Draw from the unigram distribution within one tag: p = count(word, tag) / count(tag)."""
-    # int(rng.random() * n): Python guarantees the same numbers in all versions only for random()
+    # not rng.choice: only random() gives the same numbers in all versions of Python
     return corpus[tag][int(rng.random() * len(corpus[tag]))]
 
 
 def sample_ngram(words: list[str], rng: Random) -> list[str]:
     """n-gram sampling: ["a", "fine", "film"] -> ["fine", "film"]
 
-    n is uniform in 1..5, or up to the length of a shorter sentence. The start is uniform over all
-    positions that leave room for n words.
+    n is uniform in 1..min(5, number of words). The start is uniform over all positions that leave
+    room for n words.
     """
     n = 1 + int(rng.random() * min(MAX_NGRAM, len(words)))
     start = int(rng.random() * (len(words) - n + 1))
@@ -75,7 +75,7 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
 
 def augment_row(row: list[Tagged], attempt: int, rates: Rates, corpus: Corpus,
                 rng: Random) -> list[list[str]]:
-    """A synthetic version of a row; in a pair, PAIR_CYCLE says what attempt 0, 1, ... alters."""
+    """A synthetic version of a row. For a pair, PAIR_CYCLE[attempt % 3] tells what to alter."""
     altered = (0,) if len(row) == 1 else PAIR_CYCLE[attempt % 3]
     new_row = [[word for word, _ in sentence] for sentence in row]
     for i in altered:
@@ -104,7 +104,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     for row in tagged_rows:
         for word, tag in chain(*row):
             corpus[tag].append(word)
-    # a row as text has spaces between its words and, in a pair, a tab between its sentences
+    # as text, a row has spaces between words, and a tab between the sentences of a pair
     seen = {"\t".join(" ".join(tokenize(text)) for text in row.texts) for row in rows}
     num_distinct = len(seen)
     rng = Random(seed)
@@ -152,7 +152,7 @@ class Tagger:
         """Viterbi's algorithm: "a fine film" -> [("a", "DT"), ("fine", "JJ"), ("film", "NN")]"""
         words = tokenize(text)
         best = {EDGE: (0, [])}  # last tag -> score and path of the best tagging that ends in it
-        for scores in [*map(self.scores_of, words), {EDGE: 0}]:  # the last step has no word
+        for scores in [*map(self.scores_of, words), {EDGE: 0}]:  # EDGE ends the sentence
             new_best = {}
             for tag, emission in scores.items():
                 candidates = []
@@ -176,18 +176,18 @@ def endings(word: str) -> list[str]:
 
 
 # ---- Words ---------------------------------------------------------------------------------------
-MAX_WORDS = 512  # our choice: words read per sentence; BERT reads at most 128 subwords
+MAX_WORDS = 512  # our choice: the words after these are dropped; BERT reads only 128 subwords
 # leading punctuation, word, trailing punctuation; ' [ ] and - may belong to the word: 's [MASK] --
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
-REPEATED = re.compile(r"[?!]+|(.)\1*")                      # ),... is ) , ...
-CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't, it 's, would n't 've
+REPEATED = re.compile(r"[?!]+|(.)\1*")                      # "),..." -> ")" "," "..."
+CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't 've
 # These words keep their period, as do single letters (j. r.) and initials (u.s.).
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")
 
 
 def tokenize(text: str) -> list[str]:
-    """Penn Treebank words: "It's [MASK], I'd" -> ["it", "'s", "[MASK]", ",", "i", "'d"]"""
+    """Penn Treebank words, in lower case: "It's [MASK], I" -> ["it", "'s", "[MASK]", ",", "i"]"""
     words = []
     for token in text.replace("’", "'").lower().replace("[mask]", MASK).split():
         words += split_token(token)
@@ -233,8 +233,8 @@ def read_classes(path: str) -> list[str]:
 def read_rows(path: str) -> Iterator[Row]:
     """Yield the rows of a TSV. Columns are found by their names; the label `-` means no label.
 
-    A line with more or fewer cells than the header is skipped, counted and reported; QQP has a
-    few, questions with a line break inside. More than one in a hundred is an error.
+    A line with more or fewer cells than the header is skipped, counted and reported. QQP has a few:
+    questions that contain a line break. More than 1% of such lines is an error.
     """
     names = [name.lower() for name in read_columns(path)]
     text_names = next((group for group in TEXT_COLUMNS if set(group) <= set(names)), None)
@@ -247,7 +247,7 @@ def read_rows(path: str) -> Iterator[Row]:
     broken = []  # line numbers
     for n, cells in islice(read_lines(path), 1, None):
         if len(cells) != len(names):
-            if cells != [""]:  # an empty line
+            if cells != [""]:  # not an empty line
                 broken.append(n)
             continue
         cell = dict(zip(names, cells))
@@ -264,7 +264,7 @@ def read_rows(path: str) -> Iterator[Row]:
         yield Row(tuple(cell[name] for name in text_names), label, logits)
     if broken or not num_rows:
         report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} tab-separated "
-                  f"cells; lines with more or fewer: {len(broken):,}, others: {num_rows:,}")
+                  f"cells; such errors: {len(broken):,}, good lines: {num_rows:,}")
         if len(broken) > num_rows / 100 or not num_rows:
             raise UserError(report)
         print(f"skipped: {report}", file=sys.stderr)
@@ -291,7 +291,7 @@ def dataset_stem(path: str) -> str:
 
 
 def is_held_out(row: Row) -> bool:
-    """Without a dev file, a hash of the text picks a tenth of the labelled rows as the dev set."""
+    """Whether a row is in the tenth of the labelled rows that is the dev set without a dev file."""
     return row.label != "" and zlib.crc32("\t".join(row.texts).encode()) % 10 == 0
 
 
@@ -323,7 +323,7 @@ GLUE = {  # task: archive, its sha256
 
 
 def fetch_glue(path: str) -> None:
-    """Download an absent sst2.tsv, qqp.tsv or mnli.tsv with its dev and test sets."""
+    """Download sst2.tsv, qqp.tsv or mnli.tsv if it is missing, with its dev and test sets."""
     stem = path.removesuffix(".tsv")
     if os.path.exists(path) or os.path.basename(stem) not in GLUE:
         return
@@ -345,7 +345,7 @@ def fetch_glue(path: str) -> None:
                     f.buffer.write(z.read(member))
 
 
-# ---- What all scripts share ----------------------------------------------------------------------
+# ---- Helpers of all scripts ----------------------------------------------------------------------
 class UserError(Exception):
     """A mistake that the user can correct. The message names the file and what is expected."""
 
@@ -381,20 +381,20 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
 
 def use_existing(path: str, options: dict[str, object]) -> bool:
-    """Whether `path` exists. If so it is used as it is, and to give an option is an error."""
+    """Whether `path` exists. If it does, giving one of the options is an error."""
     if not os.path.exists(path):
         return False
     for name, value in options.items():
         if value is not None:
-            raise UserError(f"{name} has no effect: {path} exists. Leave {name} out, or delete it")
-    print(f"using {path} (delete it to have it made again)")
+            raise UserError(f"{name} has no effect: {path} exists. Omit {name}, or delete {path}")
+    print(f"using {path} (delete it to rebuild it)")
     return True
 
 
 def check_output(output: str | None, sources: list[str]) -> None:
     for source in sources:
         if output and os.path.exists(output) and os.path.samefile(output, source):
-            raise UserError(f"-o {output}: this is an input; expected another file")
+            raise UserError(f"-o {output} would overwrite an input")
 
 
 def progress(items: Sequence, title: str) -> Iterator:
@@ -416,9 +416,9 @@ def main() -> None:
     parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=int, help="attempts per row (§3.3: 20, for pairs 10)")
-    parser.add_argument("--p-mask", type=float, default=0.1, help="masking (§3.3: %(default)s)")
-    parser.add_argument("--p-pos", type=float, default=0.1, help="replacing (§3.3: %(default)s)")
-    parser.add_argument("--p-ng", type=float, default=0.25, help="n-grams (§3.3: %(default)s)")
+    parser.add_argument("--p-mask", type=float, default=0.1, help="of masking (§3.3: %(default)s)")
+    parser.add_argument("--p-pos", type=float, default=0.1, help="of replacing (§3.3: %(default)s)")
+    parser.add_argument("--p-ng", type=float, default=0.25, help="of an n-gram (§3.3: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
     fetch_glue(args.data)

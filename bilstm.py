@@ -6,7 +6,7 @@
 
 The network comes first, then batches, prediction and the saved student. Supporting code follows:
 word vectors and the command line. distill.py trains the student.
-Shapes: B batch, T words of the longest sentence, V vocabulary, E embedding, H hidden, C classes.
+Shapes: B batch, T longest sentence, N rows, V vocabulary, E embedding, H hidden, C classes.
 """
 import gzip
 import io
@@ -29,7 +29,7 @@ class BiLSTM(nn.Module):
 
     def __init__(self, vectors: Tensor, num_classes: int, hidden: int = 150, fc: int = 200,
                  pair: bool = False):
-        """vectors (V, E): both channels start from these, and the first is trained (§4.2)."""
+        """vectors (V, E): both channels start from these; only the first is trained (§4.2)."""
         super().__init__()
         self.pair = pair
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
@@ -55,7 +55,7 @@ class BiLSTM(nn.Module):
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
     def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
-        """The arguments of `encode`, for pairs a second time -> logits (B, C)."""
+        """For each sentence a list of encode's arguments -> logits (B, C)."""
         h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
             h2 = self.encode(*second)                                              # (B, 2H)
@@ -63,13 +63,13 @@ class BiLSTM(nn.Module):
         return self.output(self.dropout(torch.relu(self.fc(h))))                   # (B, C)
 
     def num_parameters(self) -> int:
-        """Without embeddings, as table 2 counts them: 963,002 for E 300, H 150, fc 200, C 2."""
+        """Embeddings not counted, as in table 2: 963,002 for E 300, H 150, fc 200, C 2."""
         embeddings = self.trained.weight.numel() + self.frozen.weight.numel()
         return sum(p.numel() for p in self.parameters()) - embeddings
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-# a row: the token ids of one sentence, or of the two of a pair; for BERT (ids, segments)
+# a row: the token ids of a sentence, or of both sentences of a pair; for BERT: (ids, segments)
 Ids = tuple[list[int], ...]
 
 
@@ -80,7 +80,7 @@ def encode_row(texts: tuple[str, ...], vocabulary: dict[str, int]) -> Ids:
 
 
 def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
-    """Pad B rows -> [ids, reversed ids, lengths]; for pairs, a second such list."""
+    """Pad B rows -> [[ids, reversed ids, lengths]], with a second such list for pairs."""
     batch = []
     for sentences in zip(*rows):  # all first sentences, then all second ones
         ids = pad_sequence([torch.tensor(ids) for ids in sentences], batch_first=True)
@@ -91,7 +91,7 @@ def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
 
 
 def shuffled_batches(rows: list[Ids], batch_size: int) -> list[list[int]]:
-    """Row numbers in random batches of rows of similar length (our choice: less padding)."""
+    """Row numbers in random batches, each of similar lengths (our choice: less padding)."""
     order = torch.randperm(len(rows)).tolist()
     order.sort(key=lambda i: max(map(len, rows[i])))  # rows of equal length stay shuffled
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
@@ -142,12 +142,12 @@ class Student(NamedTuple):
 
 
 def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
-    """["a fine film"] -> [("1", 0.97)], label and probability. For pairs: [("first", "second")]"""
+    """["a fine film"], or for pairs [("first", "second")] -> [("1", 0.97)], label, probability"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     expected = 2 if student.model.pair else 1
     for row in rows:
         if len(row) != expected:
-            raise UserError(f"{row}: sentences in a row: {len(row)}; this student reads {expected}")
+            raise UserError(f"{row}: this student reads {expected} sentence(s), not {len(row)}")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best.tolist()]
@@ -165,7 +165,7 @@ def save_student(path: str, student: Student) -> None:
 def load_student(path: str, device: torch.device = torch.device("cpu")) -> Student:
     state = load(path)
     if "vocabulary" not in state:
-        raise UserError(f"{path}: expected a student that distill.py saved")
+        raise UserError(f"{path}: expected a student saved by distill.py")
     model = BiLSTM(state["weights"]["frozen.weight"], len(state["classes"]), **state["sizes"])
     model.load_state_dict(state["weights"])
     vocabulary = {word: i for i, word in enumerate(state["vocabulary"])}
@@ -173,8 +173,8 @@ def load_student(path: str, device: torch.device = torch.device("cpu")) -> Stude
 
 
 def save(path: str, state: dict) -> None:
-    """torch.save, moved into place when it is complete."""
-    data = io.BytesIO()  # into a file, torch.save would turn a full disk into a RuntimeError
+    """torch.save that leaves a complete file or none."""
+    data = io.BytesIO()  # torch.save to a path would report a full disk as a RuntimeError
     torch.save(state, data)
     with atomic_write(path) as f:
         f.buffer.write(data.getbuffer())
@@ -190,7 +190,7 @@ def load(path: str) -> dict:
 
 
 def pick_device(cpu: bool = False) -> torch.device:
-    """The GPU of this process (torchrun), if there is one and `cpu` is not set, or the CPU."""
+    """This process's GPU (torchrun); the CPU if there is none or `cpu` is set."""
     if torch.cuda.is_available() and not cpu:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
@@ -198,9 +198,9 @@ def pick_device(cpu: bool = False) -> torch.device:
 
 # ==== Supporting code: word vectors ===============================================================
 def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The vectors (E,) of lower-case words, from word2vec's .bin or a text file, also .gz.
+    """The vectors (E,) of lower-case words, from a word2vec .bin or a text file, gzipped or not.
 
-    If a file has "Paris" but not "paris", as GoogleNews does, "paris" gets that vector.
+    If the file has a word only with capital letters, the word gets that vector.
     """
     open_file = gzip.open if path.endswith(".gz") else open
     read_words = read_binary if path.removesuffix(".gz").endswith(".bin") else read_text
@@ -216,12 +216,12 @@ def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
     except (ValueError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: {error}; expected word vectors, as .bin or text") from None
     if not vectors:
-        raise UserError(f"{path}: no vectors for the words of these rows")
+        raise UserError(f"{path}: none of the words in the rows has a vector")
     return vectors
 
 
 def read_text(f: BinaryIO) -> Iterator[tuple[bytes, list[bytes]]]:
-    """One word per line, then its numbers; word2vec and fastText begin with count and width."""
+    """One word per line with its numbers; word2vec and fastText have a first line `count width`."""
     first = f.readline().split()
     width = len(first) - 1
     if len(first) == 2:
@@ -251,7 +251,7 @@ def read_binary(f: BinaryIO) -> Iterator[tuple[bytes, np.ndarray]]:
 # ---- The command line ----------------------------------------------------------------------------
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("student", help="STEM.student.pt, as distill.py saves it")
+    parser.add_argument("student", help="STEM.student.pt, saved by distill.py")
     parser.add_argument("tsv", nargs="?", help="rows to classify; default: standard input, where a "
                         "pair has a tab between its sentences")
     parser.add_argument("-o", "--output", help="with a TSV: write GLUE's `index` and `prediction`")

@@ -7,7 +7,7 @@
     python distill.py sst2.tsv --table2                    # only table 2: size and speed
 
 The loss comes first, then the training loop, the data and the whole run. Supporting code follows:
-tables 1 and 2, a faster AdaDelta, the command line. Left out: the choice of sizes on dev (§4.2).
+tables 1 and 2, a faster AdaDelta, the command line. Left out: choosing layer sizes on dev (§4.2).
 Shapes: B batch, N rows, V vocabulary, E embedding, C classes.
 """
 import os
@@ -48,7 +48,7 @@ class Examples(NamedTuple):
 
 def train_epoch(model: bilstm.BiLSTM, optimizer: torch.optim.Optimizer, examples: Examples,
                 alpha: float, batch_size: int, title: str = "training") -> float:
-    """One pass in bilstm.shuffled_batches, each made by bilstm.collate; returns the mean loss."""
+    """One pass over bilstm.shuffled_batches, padded by bilstm.collate; returns the mean loss."""
     model.train()
     device = model.output.weight.device
     losses = []
@@ -72,11 +72,11 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: name -> dev set. Only the first, named "", chooses the epoch. OUTPUT.training.pt holds
-    the state for `resume`.
+    dev_sets: prefix -> dev set. Only the first, with prefix "", decides which epoch is best.
+    OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
-    # On a CPU the gradient of an embedding lists only the batch's words: twice as fast (see below).
+    # On a CPU, sparse gradients of the embedding double the speed (see AdadeltaByRows).
     model.trained.sparse = next(model.parameters()).device.type == "cpu"
     optimizer = AdadeltaByRows(model.parameters(), lr=1.0, rho=0.95)                  # §4.2
     state = {"epoch": 0, "best_epoch": 0, "best": {"acc": -1.0}}
@@ -85,7 +85,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
         try:
             model.load_state_dict(state["model"])
         except RuntimeError:
-            raise UserError(f"{output}.training.pt: of other sizes or rows; leave --resume out")
+            raise UserError(f"{output}.training.pt has other sizes or rows; omit --resume")
         optimizer.load_state_dict(state["optimizer"])
         print(f"resuming after epoch {state['epoch']}")
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
@@ -123,8 +123,8 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
                     seed: int) -> tuple[dict[str, int], Tensor]:
     """The vocabulary and the vectors (V, E) that both channels start from.
 
-    All of `words` are in it, and those of `other_words` that have a vector. A word without a
-    vector starts uniform in +-0.25 (DeepLo 2019, §4.2).
+    It holds all of `words`, and those of `other_words` that have a vector. A word without a vector
+    starts uniform in +-0.25 (DeepLo 2019, §4.2).
     """
     vectors = {}
     width = 300                                                                       # §4.2
@@ -141,7 +141,7 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
 
 
 def words_of(rows: Iterable[Row]) -> dict[str, None]:
-    """The distinct words of the rows, in order."""
+    """The distinct words of the rows, in order of appearance."""
     words = {}
     for row in rows:
         for text in row.texts:
@@ -151,7 +151,7 @@ def words_of(rows: Iterable[Row]) -> dict[str, None]:
 
 def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
                   classes: list[str]) -> Examples:
-    """The rows of the file `path` that have a label or logits."""
+    """Those of the rows that have a label or logits; messages name their file, `path`."""
     ids = []
     labels = []
     logits = array("f")  # 4 bytes a number; in a list it would take about 32
@@ -187,8 +187,8 @@ def check_same_rows(data: str, path: str) -> None:
     """Refuse a file that was made before the labelled rows of `data` were changed."""
     rows = [(row.texts, row.label) for row in read_rows(data) if row.label]
     if rows != [(row.texts, row.label) for row in read_rows(path) if row.label]:
-        raise UserError(f"{path}: its labelled rows are not those of {data}; delete it to have it "
-                        "made again")
+        raise UserError(f"{path}: its labelled rows differ from those of {data}; delete it to "
+                        "rebuild it")
 
 
 def train_student(data: str, train_path: str, output: str, vectors_path: str | None, hidden: int,
@@ -202,7 +202,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = {MASK: None, **words_of(read_train(train_path, data))}
-    # Only the text of dev and test is used. Without this, 6% of SST-2's dev words would be unknown.
+    # Only the text of dev and test is used. Without it, 6% of SST-2's dev tokens would be unknown.
     other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
@@ -210,7 +210,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     vocabulary, embeddings = make_embeddings(words, other_words, vectors_path, seed)
     train_set = make_examples(read_train(train_path, data), train_path, vocabulary, classes)
     dev_sets = {"": make_examples(read_dev(data), f"dev rows of {data}", vocabulary, classes)}
-    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched one
+    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
         rows = [row for row in read_rows(stem + ".dev-mm.tsv") if row.label]
         dev_sets["mm-"] = make_examples(rows, stem + ".dev-mm.tsv", vocabulary, classes)
     if len(dev_sets[""].rows[0]) != len(train_set.rows[0]):
@@ -250,7 +250,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of a BERT-large and the student, with random weights.
 
     As usual for BERT, its rows are padded to 128 tokens; the student's batches are 128 rows of
-    similar length. Which words a sentence has hardly changes the time, so all are unknown here.
+    similar length. The words hardly affect the time, so every word is unknown here.
     """
     rows = [bilstm.encode_row(row.texts, {}) for row in read_rows(data)]
     bert_rows = [([1] * 128, [0] * 128)] * 32  # token ids and segments
@@ -262,13 +262,13 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     seconds = []
     for model, model_rows, collate in [(bert_large, bert_rows, bert.collate),
                                        (student, rows[:2048], bilstm.collate)]:
-        for _ in range(2):  # the first prediction is to warm up
+        for _ in range(2):  # the first prediction is a warm-up
             start = time.monotonic()
             bilstm.predict_logits(model.to(device), model_rows, collate)
             per_row = (time.monotonic() - start) / len(model_rows)
         seconds.append(per_row * len(rows))
-    print(f"\ntable 2: the {len(rows):,} rows of {data}, scaled from {len(bert_rows)} and "
-          f"{len(rows[:2048]):,} rows; {device}, {torch.get_num_threads()} threads")
+    print(f"\ntable 2: {len(rows):,} rows of {data}, scaled from {len(bert_rows)} (BERT) and "
+          f"{len(rows[:2048]):,} (BiLSTM); {device}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
     print(f"{'BERT-large':12}{size:14,}{seconds[0]:12,.2f}    335M, 1060 s")
     print(f"{'BiLSTM':12}{student.num_parameters():14,}{seconds[1]:12,.2f}    0.96M, 2.44 s")
@@ -278,7 +278,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
 
 # ---- Optional: a faster AdaDelta for embeddings, with the same result ----------------------------
 class AdadeltaByRows(torch.optim.Adadelta):
-    """AdaDelta that, for an embedding with sparse=True, updates only the rows of the batch's words.
+    """AdaDelta that updates only the batch's words in an embedding with sparse=True.
 
     torch's Adadelta updates all V rows in each step. For a word outside the batch the gradient is
     zero: AdaDelta leaves its row as it is and decays its two averages by rho. Here that decay is
@@ -295,18 +295,21 @@ class AdadeltaByRows(torch.optim.Adadelta):
         super().step()  # the other parameters
 
     def update_rows(self, weight: Tensor, lr: float, rho: float, eps: float) -> None:
-        """In torch's names: square_avg averages squared gradients, acc_delta squared updates."""
+        """square_avg: mean squared gradients; acc_delta: mean squared updates (torch's names).
+
+        U: the distinct words of the batch.
+        """
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(1)
-            state["last_step"] = torch.zeros(len(weight))  # of each row
+            state["last_step"] = torch.zeros(len(weight))  # in which each row had a gradient
             state["square_avg"] = torch.zeros_like(weight)
             state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
         rows = gradient.indices()[0]                                                  # (U,)
         g = gradient.values()                                                         # (U, E)
         state["step"] += 1
-        # the steps without a gradient: 3 for a word that was last in batch 3, now in batch 7
+        # the steps without a gradient: 3 if a word was in batch 3 and next in batch 7
         missed = state["step"] - state["last_step"][rows] - 1                         # (U,)
         decay = (rho ** missed)[:, None]                                              # (U, 1)
         # from here on as in torch.optim.Adadelta
@@ -323,23 +326,23 @@ class AdadeltaByRows(torch.optim.Adadelta):
 def parse_arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("data", help="STEM.tsv, the training rows; STEM.dev.tsv beside it is the dev set")
-    add("--logits", metavar="TSV", help="train on these rows, which have logits")
-    add("--teacher", help="a folder, or owner/name on the hub (default: see teacher_logits.py)")
+    add("data", help="STEM.tsv, the training rows; dev rows: STEM.dev.tsv, or a tenth of these")
+    add("--logits", metavar="TSV", help="train on this file, which has logits")
+    add("--teacher", help="folder, or owner/name on Hugging Face (default: see teacher_logits.py)")
     add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20, for pairs 10)")
-    add("--alpha", type=float, default=0.0, help="1: only hard labels (§4.2: %(default)s)")
+    add("--alpha", type=float, default=0.0, help="weight of the labels; 1: no teacher (§3.2: 0)")
     add("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText (default: random)")
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400; default: 200)")
-    add("--batch-size", type=int, help="§4.2: 50, for pairs 256")
-    add("--epochs", type=int, default=30, help="at most (the authors' code: 30); training stops "
-        "after 5 without improvement")
+    add("--batch-size", type=int, help="default: 50, for pairs 256 (§4.2)")
+    add("--epochs", type=int, default=30, help="maximum (the authors' code: 30); training stops "
+        "after 5 epochs without improvement")
     add("--seed", type=int, default=0, help="default: 0")
     add("--resume", action="store_true", help="continue an interrupted training")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--table1", action="store_true", help="also train on hard labels, and print table 1")
     add("--table2", action="store_true", help="only print table 2")
-    add("-o", "--output", metavar="STEM", help="default: STEM, with --alpha 1 STEM.hard")
+    add("-o", "--output", metavar="STEM", help="default: STEM, or STEM.hard with --alpha 1")
     args = parser.parse_args()
     if args.data != dataset_stem(args.data) + ".tsv":
         parser.error(f"{args.data}: expected the training rows, a file STEM.tsv")
@@ -367,7 +370,7 @@ def main() -> None:
         open(args.vectors, "rb").close()
     output = args.output or dataset_stem(args.data) + (".hard" if args.alpha == 1 else "")
     if not os.access(os.path.dirname(output) or ".", os.W_OK):
-        raise UserError(f"{output}: no such folder, or it cannot be written")
+        raise UserError(f"{output}: its folder is missing or not writable")
     train_path = args.logits or args.data
     if not args.logits and args.alpha < 1:
         train_path = make_logits(args.data, args.n_iter, args.teacher, device)

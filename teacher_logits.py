@@ -1,4 +1,4 @@
-"""The teacher (§3.1, §4): a BERT, fetched by torch.hub or fine-tuned here, labels the rows.
+"""The teacher (§3.1, §4): a BERT, downloaded or fine-tuned here, labels the rows.
 
     python teacher_logits.py sst2.transfer.tsv                        # -> sst2.logits.tsv
     python teacher_logits.py sst2.transfer.tsv --teacher google-bert/bert-large-uncased     # §4
@@ -34,7 +34,7 @@ from augment import (Row, UserError, atomic_write, check_output, dataset_stem, p
 from bilstm import (Ids, class_indices, load, metrics, pick_device, predict_logits, save,
                     shuffled_batches)
 
-CHUNK = 4096  # our choice: rows that are saved together, a minute of BERT-base on two cores
+CHUNK = 4096  # our choice: rows saved together, about a minute of BERT-base on two cores
 
 
 class Teacher(NamedTuple):
@@ -52,7 +52,7 @@ def label_rows(teacher: Teacher, rows: list[Row]) -> Tensor:
 
 
 def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
-    """Text, label and logits of a row share a line."""
+    """One line per row: text, label, logits."""
     for row, numbers in zip(rows, logits.tolist()):
         print(*row.texts, row.label, *(f"{x:.4f}" for x in numbers), sep="\t", file=f)
 
@@ -61,10 +61,10 @@ def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processe
     """Write the rows of `data` with one more column for each class, `logit_NAME`.
 
     Each chunk gets its own file in the folder OUTPUT.TEACHER.ROWS.parts, so an interrupted run can
-    be resumed: a chunk that has a file is not labelled again. Of W processes the first labels
-    chunks 0, W, 2W, ..., the second 1, W + 1, ...; the first joins them when all have finished.
+    be resumed: a chunk that has a file is not labelled again. With W processes, process r labels
+    chunks r, r + W, r + 2W, ...; process 0 joins all chunks at the end.
     """
-    num_rows = sum(1 for _ in read_rows(data))  # refuses a broken file before long work
+    num_rows = sum(1 for _ in read_rows(data))  # fails early on a broken file
     parts = f"{output}.{os.path.basename(teacher.folder)}.{num_rows}.parts"
     os.makedirs(parts, exist_ok=True)
     paths = [f"{parts}/{number:06}.tsv" for number in range(math.ceil(num_rows / CHUNK))]
@@ -87,13 +87,13 @@ def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processe
 
 
 def check_teacher(teacher: Teacher, data: str, output: str) -> None:
-    """Before hours of labelling, refuse a teacher no better on dev than the majority class.
+    """Before hours of labelling, refuse a teacher that is no better on dev than the majority class.
 
-    The dev rows' logits are kept beside `output`; table 1 shows the teacher's accuracy from them.
+    The dev rows' logits are saved beside `output`, for the teacher's accuracy in table 1.
     """
     rows = read_dev(data)
     if not rows:
-        print("no labelled dev rows: the teacher's accuracy is not known")
+        print("no labelled dev rows: the teacher's accuracy is unknown")
         return
     logits = label_rows(teacher, rows)
     labels = [row.label for row in rows]
@@ -102,9 +102,10 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     majority = max(Counter(labels).values()) / len(rows)
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
-        raise UserError(f"{teacher.folder} is no better than the majority class; its outputs are "
-                        f"read as {', '.join(teacher.classes)} (see id2label in config.json). Was "
-                        "it fine-tuned here? Delete it, and try other --lr or more --epochs")
+        raise UserError(f"{teacher.folder} is no better than the majority class; its outputs stand "
+                        f"for {', '.join(teacher.classes)}, in this order (see id2label in "
+                        "config.json). If it was fine-tuned here, delete it and run "
+                        "teacher_logits.py with another --lr or more --epochs")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -125,8 +126,8 @@ def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates:
     dev_rows = read_dev(path)
     classes = sort_classes(row.label for row in rows)
     if len(classes) < 2 or not dev_rows:
-        raise UserError(f"{path}: to fine-tune {encoder.folder}, expected labelled rows of two "
-                        "classes or more, and labelled dev rows")
+        raise UserError(f"{path}: fine-tuning {encoder.folder} needs labelled rows of at least two "
+                        "classes, and labelled dev rows")
     labels = class_indices([row.label for row in rows], classes, path)
     dev_labels = class_indices([row.label for row in dev_rows], classes, f"dev rows of {path}")
     inputs = [encoder.tokenizer.encode(row.texts) for row in rows]
@@ -164,9 +165,9 @@ def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates:
 
 # ---- BERT (§3.1) ---------------------------------------------------------------------------------
 class Layer(nn.Module):
-    """Self-attention, then two linear layers, each with a residual connection and LayerNorm.
+    """Self-attention, then a feed-forward net, each with a residual connection and LayerNorm.
 
-    Parameters have the names of published checkpoints, for example
+    Parameters are named as in published checkpoints, for example
     bert.encoder.layer.0.attention.self.query.weight; each ModuleDict is one part of such a name.
     """
 
@@ -182,17 +183,17 @@ class Layer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(d, inner)})
         self.output = nn.ModuleDict({"dense": nn.Linear(inner, d),
                                      "LayerNorm": nn.LayerNorm(d, eps)})
-        self.dropout = nn.Dropout(0.1)  # BERT's own
+        self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """n tokens x (B, n, D) attend to all T tokens, context (B, T, D) -> (B, n, D)."""
+        """x (B, n, D) attends to context (B, T, D), all T tokens -> (B, n, D)."""
         heads = []
         for name, states in [("query", x), ("key", context), ("value", context)]:
             projected = self.attention["self"][name](states)                # (B, n or T, D)
             heads.append(projected.unflatten(2, (self.heads, -1)).transpose(1, 2))
         q, k, v = heads                                                     # (B, heads, ., D/heads)
         p = self.dropout.p if self.training else 0.0
-        # softmax(q k^T / sqrt(D/heads)) v, where the mask is True
+        # softmax(q k^T / sqrt(D/heads)) v, attending only where the mask is True
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         h = self.attention["output"]["dense"](h.transpose(1, 2).flatten(2))             # (B, n, D)
         x = self.attention["output"]["LayerNorm"](x + self.dropout(h))                  # (B, n, D)
@@ -222,7 +223,7 @@ class Bert(nn.Module):
             self.classifier = nn.Linear(d, num_classes)
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
-        """Three tensors (B, T), as `collate` makes them -> logits (B, C)."""
+        """Three tensors (B, T) from `collate` -> logits (B, C)."""
         embed = self.bert["embeddings"]
         positions = torch.arange(ids.shape[1], device=ids.device)                       # (T,)
         x = embed["word_embeddings"](ids) + embed["position_embeddings"](positions)     # (B, T, D)
@@ -232,7 +233,7 @@ class Bert(nn.Module):
         *layers, last_layer = self.bert["encoder"]["layer"]
         for layer in layers:
             x = layer(x, x, mask)                                                       # (B, T, D)
-        # of the last layer only the state of [CLS] is needed
+        # only the state of [CLS] is needed from the last layer
         cls = last_layer(x[:, :1], x, mask)[:, 0]                                       # (B, D)
         pooled = torch.tanh(self.bert["pooler"]["dense"](cls))                          # (B, D)
         return self.classifier(self.dropout(pooled))                                    # (B, C)
@@ -281,7 +282,7 @@ class WordPiece:
     def split_text(self, text: str) -> list[str]:
         """Words and single punctuation marks: "Café's [MASK]" -> ["cafe", "'", "s", "[MASK]"]"""
         words = []
-        for part in SPECIAL_TOKEN.split(text):  # which keeps the special tokens
+        for part in SPECIAL_TOKEN.split(text):  # the regex's group keeps the special tokens
             if part not in SPECIAL:
                 if self.uncased:
                     part = unicodedata.normalize("NFD", part)  # splits accents from their letters
@@ -290,7 +291,7 @@ class WordPiece:
         return words
 
     def split_word(self, word: str) -> list[int]:
-        """Greedily the longest subword that fits: unaffable -> un ##aff ##able"""
+        """Greedy, the longest subword first: unaffable -> un ##aff ##able"""
         ids = []
         start = 0
         while start < len(word):
@@ -326,16 +327,16 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, 
 FILES = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
          "model.safetensors", "pytorch_model.bin"]  # one of the last two is enough
 DEFAULTS = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
-            "type_vocab_size": 2, "max_position_embeddings": 512}  # where config.json has none
+            "type_vocab_size": 2, "max_position_embeddings": 512}  # of config.json
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
 def load_teacher(name: str | None, data: str, device: torch.device, lr: list[float] | None = None,
                  epochs: int | None = None) -> Teacher:
-    """The teacher that labels `data`: a folder, or owner/name on the hub.
+    """The teacher that labels `data`; `name` is a folder, or owner/name on Hugging Face.
 
-    Default: STEM.teacher if it exists, else textattack's model for the stem, else BERT-base. A
-    model without a classifier is fine-tuned and kept as STEM.teacher.
+    Default: STEM.teacher if it exists, else textattack's model for sst2, qqp or mnli, else
+    BERT-base. A model without a classifier is fine-tuned and kept as STEM.teacher.
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
@@ -355,26 +356,26 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """What the outputs stand for: config.json's id2label if it names the labels of the rows."""
+    """The classes in the order of the outputs: id2label's if it has all labels of the rows."""
     id2label = config.get("id2label", {})
     names = [id2label[i] for i in sorted(id2label, key=int)]
     if len(names) == num_classes and labels <= set(names) and names[0] != "LABEL_0":
         return names
-    if len(labels) == num_classes:  # textattack's MNLI: contradiction, entailment, neutral
+    if len(labels) == num_classes:  # in alphabetical order, as in textattack's MNLI
         return sort_classes(labels)
     return [str(i) for i in range(num_classes)]
 
 
 def fetch(name: str) -> str:
-    """A folder, or owner/name on the hub, downloaded once into torch.hub's cache -> the folder."""
+    """The folder of a teacher. owner/name is downloaded once, into torch.hub's cache."""
     if os.path.isdir(name):
         return os.path.abspath(name)
     if not re.fullmatch(r"[\w-]+/\w[\w.-]*", name):
-        raise UserError(f"--teacher {name}: expected an existing folder, or owner/name on the hub")
+        raise UserError(f"--teacher {name}: expected a folder, or owner/name on Hugging Face")
     folder = os.path.join(torch.hub.get_dir(), "teachers", name)
     os.makedirs(folder, exist_ok=True)
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co") + f"/{name}/resolve/main/"
-    socket.setdefaulttimeout(30)  # seconds; torch.hub has none
+    socket.setdefaulttimeout(30)  # in seconds; torch.hub sets no timeout
     for file in FILES:  # the weights come last: if they exist, everything does
         if any(os.path.exists(f"{folder}/{weights}") for weights in FILES[-2:]):
             break
@@ -401,7 +402,7 @@ def load_checkpoint(folder: str, device: torch.device) -> Teacher:
         vocabulary = sorted(token_ids, key=token_ids.get)
     if not set(SPECIAL) <= set(vocabulary) or len(vocabulary) > config["vocab_size"]:
         raise UserError(f"{folder}: a vocabulary of {len(vocabulary)} tokens; expected at most "
-                        f"{config['vocab_size']}, {' '.join(SPECIAL)} among them")
+                        f"{config['vocab_size']}, including {' '.join(SPECIAL)}")
     # uncased if tokenizer_config.json says so or, without it, if no token has a capital letter
     uncased = not re.search("[A-Z]", " ".join(set(vocabulary) - set(SPECIAL)))
     if os.path.exists(f"{folder}/tokenizer_config.json"):
@@ -411,7 +412,7 @@ def load_checkpoint(folder: str, device: torch.device) -> Teacher:
     model = Bert(config, len(weights.get("classifier.weight", [])))
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:  # a weight is missing, left over or misshapen
+    except RuntimeError as error:  # a key is missing or unexpected, or a shape is wrong
         raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
     return Teacher(folder, config, tokenizer, model.to(device), [])
 
@@ -425,7 +426,7 @@ def read_json(path: str) -> dict:
 
 
 def read_weights(folder: str) -> dict[str, Tensor]:
-    """The weights of model.safetensors or pytorch_model.bin, with today's names."""
+    """The weights of model.safetensors or pytorch_model.bin, under the names of `Bert`."""
     path = f"{folder}/model.safetensors"
     if not os.path.exists(path):
         path = f"{folder}/pytorch_model.bin"
@@ -437,8 +438,9 @@ def read_weights(folder: str) -> dict[str, Tensor]:
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
         if not name.startswith(("bert.", "classifier.", "cls.")):
             name = "bert." + name
+        # cls.: the heads of BERT's pre-training tasks
         if not name.startswith("cls.") and not name.endswith("position_ids"):
-            weights[name] = weight  # cls.: BERT's pre-training tasks
+            weights[name] = weight
     if "bert.embeddings.word_embeddings.weight" not in weights:
         raise UserError(f"{path}: expected keys such as bert.embeddings.word_embeddings.weight, "
                         f"found {', '.join(list(saved)[:3])}")
@@ -446,7 +448,7 @@ def read_weights(folder: str) -> dict[str, Tensor]:
 
 
 def read_safetensors(path: str) -> dict[str, Tensor]:
-    """8 bytes: the header's length; the header in JSON: name -> dtype, shape, offsets; the data."""
+    """Format: header length (8 bytes), JSON header (name -> dtype, shape, offsets), data."""
     weights = {}
     try:
         with open(path, "rb") as f:
@@ -481,10 +483,11 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("tsv", help="rows to label")
-    add("--teacher", help="a folder, or owner/name on the hub; one that is not fine-tuned is "
-        "trained on STEM.tsv first and kept as STEM.teacher (default: STEM.teacher, or BERT-base)")
-    add("--lr", type=float, nargs="+", help="learning rates to try (§4: 2e-5 3e-5 4e-5 5e-5)")
-    add("--epochs", type=int, help="of fine-tuning, for each rate (our choice, as in BERT: 3)")
+    add("--teacher", help="a folder, or owner/name on Hugging Face; without a classifier, it is "
+        "first fine-tuned on STEM.tsv and kept as STEM.teacher (default: STEM.teacher if it exists,"
+        " else textattack's for sst2, qqp and mnli, else BERT-base)")
+    add("--lr", type=float, nargs="+", help="of fine-tuning, to try (§4: 2e-5 3e-5 4e-5 5e-5)")
+    add("--epochs", type=int, help="of fine-tuning, for each --lr (as in BERT: 3)")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("-o", "--output", help="default: STEM.logits.tsv")
     args = parser.parse_args()
@@ -501,7 +504,7 @@ def main() -> None:
         check_teacher(teacher, args.tsv, output)
         folder = [teacher.folder]
     if processes > 1:
-        # the others wait while the first fine-tunes; at the end all wait for the slowest
+        # 30 days: the others wait while the first fine-tunes; at the end all wait for the slowest
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.broadcast_object_list(folder)
     if rank > 0:

@@ -788,7 +788,7 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
     (BERT, "bert/model.safetensors", PARALLEL, "embeddings.weight, found module.bert.emb"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
     ("distill x.tsv --n-iter 2", "", "", "--n-iter has no effect"),
-    ("distill x.tsv", "x.tsv", reviews(40, 9), "x.logits.tsv: its labelled rows are not"),
+    ("distill x.tsv", "x.tsv", reviews(40, 9), "x.logits.tsv: its labelled rows differ"),
     ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
     ("distill x.tsv", "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
     ("distill x.tsv", "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one"),
