@@ -4,7 +4,7 @@
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
 
 The three rules and the transfer set come first. Supporting code follows: the part-of-speech tagger,
-tokenization, TSV files, GLUE's archives and shared helpers. It needs only the standard library.
+tokenization, TSV files, GLUE's archives and shared helpers. Only the standard library is used.
 STEM is the common start of a task's file names: sst2 in sst2.tsv, sst2.dev.tsv, sst2.transfer.tsv.
 """
 import hashlib
@@ -90,12 +90,12 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                       seed: int = 0) -> None:
     """Write the rows of `source` with their labels, then synthetic rows with an empty label.
 
-    n_iter is the number of attempts for each row. Held-out rows (`is_held_out`) are not augmented.
+    n_iter is the number of attempts for each row. Rows held out for dev are not augmented.
     """
     rows = list(read_rows(source))
     is_pair = len(rows[0].texts) == 2
     if n_iter is None:
-        n_iter = 10 if is_pair else 20  # §3.3: QQP and MNLI; SST-2
+        n_iter = 10 if is_pair else 20  # §3.3: 10 for QQP and MNLI, 20 for SST-2
     tagger = Tagger()
     tagged_rows = []
     for row in progress(list(read_train(source, source)), "tagging"):
@@ -104,7 +104,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
     for row in tagged_rows:
         for word, tag in chain(*row):
             corpus[tag].append(word)
-    # as text, a row has spaces between words, and a tab between the sentences of a pair
+    # a row as one string: spaces between words, a tab between the sentences of a pair
     seen = {"\t".join(" ".join(tokenize(text)) for text in row.texts) for row in rows}
     num_distinct = len(seen)
     rng = Random(seed)
@@ -132,14 +132,15 @@ EDGE = "EDGE"  # the tag before the first word and after the last
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    data/make_pos_scores.py has estimated both from a treebank; the tables hold 1000 log P.
+    data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 log P; in place of
+    P(word | tag) they have P(tag | word) / P(tag), to which it is proportional (Bayes' rule).
     """
 
     def __init__(self, path: str = SCORES):
         with open(path, encoding="utf-8") as f:
             tables = json.load(f)
         self.transition = tables["transition"]  # {"DT": {"NN": -711}}: a noun after a determiner
-        self.scores = tables["scores"]          # {"film": {"NN": 2009}, "a ilm": {...}, ...}
+        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; also of endings
 
     def scores_of(self, word: str) -> dict[str, int]:
         """The likely tags of a word; of an unknown word, those of its longest known ending."""
@@ -162,11 +163,11 @@ class Tagger:
                 new_best[tag] = (score + emission, [*path, tag])
             best = new_best
         _, path = best[EDGE]
-        return list(zip(words, path))  # without the last tag, EDGE
+        return list(zip(words, path))  # zip drops the last tag, EDGE
 
 
 def endings(word: str) -> list[str]:
-    """The shape of a word, with 0 to 3 of its last letters: ["", "a ", "a m", "a lm", "a ilm"]"""
+    """Shape and 0 to 3 last letters: "film" -> ["", "a ", "a m", "a lm", "a ilm"]"""
     shape = "-"
     if word.isalpha():
         shape = "a"
@@ -177,7 +178,7 @@ def endings(word: str) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: the words after these are dropped; BERT reads only 128 subwords
-# leading punctuation, word, trailing punctuation; ' [ ] and - may belong to the word: 's [MASK] --
+# punctuation, word, punctuation; ' [ ] and - may belong to the word, as in 's and [MASK]
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
 REPEATED = re.compile(r"[?!]+|(.)\1*")                      # "),..." -> ")" "," "..."
 CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't 've
@@ -291,7 +292,7 @@ def dataset_stem(path: str) -> str:
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether a row is in the tenth of the labelled rows that is the dev set without a dev file."""
+    """Whether a row is in the tenth of the labelled rows held out if there is no dev file."""
     return row.label != "" and zlib.crc32("\t".join(row.texts).encode()) % 10 == 0
 
 
@@ -369,7 +370,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
     """A text file that is moved to `path` when the block ends: complete, or not at all."""
     part = path + ".part"
     if os.path.exists(path) and not os.path.isfile(path):
-        part = path  # a device or a pipe is written to as it is
+        part = path  # a device or a pipe is written to directly
     try:
         with open(part, "w", encoding="utf-8", newline="\n") as f:
             yield f
@@ -384,9 +385,9 @@ def use_existing(path: str, options: dict[str, object]) -> bool:
     """Whether `path` exists. If it does, giving one of the options is an error."""
     if not os.path.exists(path):
         return False
-    for name, value in options.items():
-        if value is not None:
-            raise UserError(f"{name} has no effect: {path} exists. Omit {name}, or delete {path}")
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{path} exists, so omit {' and '.join(given)}, or delete {path}")
     print(f"using {path} (delete it to rebuild it)")
     return True
 
@@ -416,9 +417,9 @@ def main() -> None:
     parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
     parser.add_argument("--n-iter", type=int, help="attempts per row (§3.3: 20, for pairs 10)")
-    parser.add_argument("--p-mask", type=float, default=0.1, help="of masking (§3.3: %(default)s)")
-    parser.add_argument("--p-pos", type=float, default=0.1, help="of replacing (§3.3: %(default)s)")
-    parser.add_argument("--p-ng", type=float, default=0.25, help="of an n-gram (§3.3: %(default)s)")
+    parser.add_argument("--p-mask", type=float, default=0.1, help="P(mask) (§3.3: %(default)s)")
+    parser.add_argument("--p-pos", type=float, default=0.1, help="P(replace) (§3.3: %(default)s)")
+    parser.add_argument("--p-ng", type=float, default=0.25, help="P(n-gram) (§3.3: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
     fetch_glue(args.data)

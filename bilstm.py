@@ -55,7 +55,7 @@ class BiLSTM(nn.Module):
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
     def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
-        """For each sentence a list of encode's arguments -> logits (B, C)."""
+        """first, second: encode's arguments for each sentence of a row -> logits (B, C)."""
         h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
             h2 = self.encode(*second)                                              # (B, 2H)
@@ -91,7 +91,7 @@ def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
 
 
 def shuffled_batches(rows: list[Ids], batch_size: int) -> list[list[int]]:
-    """Row numbers in random batches, each of similar lengths (our choice: less padding)."""
+    """Row numbers in random batches of rows of similar length (our choice: less padding)."""
     order = torch.randperm(len(rows)).tolist()
     order.sort(key=lambda i: max(map(len, rows[i])))  # rows of equal length stay shuffled
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
@@ -200,7 +200,7 @@ def pick_device(cpu: bool = False) -> torch.device:
 def read_vectors(path: str, wanted: set[str]) -> dict[str, np.ndarray]:
     """The vectors (E,) of lower-case words, from a word2vec .bin or a text file, gzipped or not.
 
-    If the file has a word only with capital letters, the word gets that vector.
+    If the file has only Film or FILM, film gets that vector.
     """
     open_file = gzip.open if path.endswith(".gz") else open
     read_words = read_binary if path.removesuffix(".gz").endswith(".bin") else read_text

@@ -32,7 +32,7 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
     """alpha * cross-entropy + (1 - alpha) * distillation, averaged over the batch (§3.2).
 
     Logits (B, C). Labels (B,); -1 means unlabelled, and the teacher's argmax is used instead. The
-    norm of equation 2 sums over classes. Equation 3 prints a minus before its second term, a slip.
+    norm of equation 2 sums over classes. The minus before equation 3's second term is a slip.
     """
     labels = torch.where(labels < 0, teacher_logits.argmax(dim=1), labels)            # (B,)
     cross_entropy = F.cross_entropy(student_logits, labels)
@@ -72,7 +72,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: prefix -> dev set. Only the first, with prefix "", decides which epoch is best.
+    dev_sets: prefix of its scores -> dev set. The first, "", decides which epoch is best.
     OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
@@ -85,7 +85,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
         try:
             model.load_state_dict(state["model"])
         except RuntimeError:
-            raise UserError(f"{output}.training.pt has other sizes or rows; omit --resume")
+            raise UserError(f"{output}.training.pt is of another model or data; omit --resume")
         optimizer.load_state_dict(state["optimizer"])
         print(f"resuming after epoch {state['epoch']}")
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
@@ -151,7 +151,7 @@ def words_of(rows: Iterable[Row]) -> dict[str, None]:
 
 def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
                   classes: list[str]) -> Examples:
-    """Those of the rows that have a label or logits; messages name their file, `path`."""
+    """The rows that have a label or logits; `path` is only for error messages."""
     ids = []
     labels = []
     logits = array("f")  # 4 bytes a number; in a list it would take about 32
@@ -217,8 +217,9 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         raise UserError(f"{data}: training rows and dev rows must both be pairs, or neither")
     torch.manual_seed(seed)
     model = bilstm.BiLSTM(embeddings, len(classes), hidden, fc, pair=len(train_set.rows[0]) == 2)
-    print(f"student   {model.num_parameters():,} parameters without embeddings, alpha {alpha:g}, "
-          f"{len(train_set.rows):,} rows of {train_path}, {len(dev_sets[''].rows):,} of dev")
+    print(f"student   {model.num_parameters():,} parameters without embeddings, classes "
+          f"{', '.join(classes)}; {len(train_set.rows):,} rows of {train_path}, "
+          f"{len(dev_sets[''].rows):,} of dev")
     student = bilstm.Student(model.to(device), vocabulary, classes)
     return train(student, train_set, dev_sets, output, alpha, seed=seed, **options)
 
@@ -247,7 +248,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 
 
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
-    """Parameters and inference time of a BERT-large and the student, with random weights.
+    """Parameters and inference time of BERT-large and the student, with random weights.
 
     As usual for BERT, its rows are padded to 128 tokens; the student's batches are 128 rows of
     similar length. The words hardly affect the time, so every word is unknown here.
@@ -276,7 +277,7 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
           f"{seconds[0] / seconds[1]:12,.0f}    349, 434")
 
 
-# ---- Optional: a faster AdaDelta for embeddings, with the same result ----------------------------
+# ---- Skip at first: a faster AdaDelta for embeddings, with the same result -----------------------
 class AdadeltaByRows(torch.optim.Adadelta):
     """AdaDelta that updates only the batch's words in an embedding with sparse=True.
 
@@ -342,7 +343,7 @@ def parse_arguments() -> Namespace:
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--table1", action="store_true", help="also train on hard labels, and print table 1")
     add("--table2", action="store_true", help="only print table 2")
-    add("-o", "--output", metavar="STEM", help="default: STEM, or STEM.hard with --alpha 1")
+    add("-o", "--output", metavar="OUTPUT", help="default: STEM, or STEM.hard with --alpha 1")
     args = parser.parse_args()
     if args.data != dataset_stem(args.data) + ".tsv":
         parser.error(f"{args.data}: expected the training rows, a file STEM.tsv")

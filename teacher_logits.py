@@ -68,6 +68,9 @@ def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processe
     parts = f"{output}.{os.path.basename(teacher.folder)}.{num_rows}.parts"
     os.makedirs(parts, exist_ok=True)
     paths = [f"{parts}/{number:06}.tsv" for number in range(math.ceil(num_rows / CHUNK))]
+    finished = sum(map(os.path.exists, paths))
+    if finished and rank == 0:
+        print(f"using {finished} of {len(paths)} chunks in {parts} (delete it to label all rows)")
     rows = read_rows(data)
     for number, path in enumerate(progress(paths, "labelling, chunks")):
         chunk = list(islice(rows, CHUNK))
@@ -186,7 +189,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D), all T tokens -> (B, n, D)."""
+        """x (B, n, D), n = T or 1, attends to context (B, T, D) -> (B, n, D)."""
         heads = []
         for name, states in [("query", x), ("key", context), ("value", context)]:
             projected = self.attention["self"][name](states)                # (B, n or T, D)
@@ -356,14 +359,14 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """The classes in the order of the outputs: id2label's if it has all labels of the rows."""
+    """The classes in output order: those of id2label, or the rows' labels if these are as many."""
     id2label = config.get("id2label", {})
     names = [id2label[i] for i in sorted(id2label, key=int)]
-    if len(names) == num_classes and labels <= set(names) and names[0] != "LABEL_0":
-        return names
-    if len(labels) == num_classes:  # in alphabetical order, as in textattack's MNLI
-        return sort_classes(labels)
-    return [str(i) for i in range(num_classes)]
+    if len(names) != num_classes or names[0] == "LABEL_0":  # id2label names nothing
+        names = [str(i) for i in range(num_classes)]
+    if len(labels) == num_classes and not labels <= set(names):
+        names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
+    return names
 
 
 def fetch(name: str) -> str:
@@ -465,7 +468,7 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
 
 
 def save_teacher(folder: str, teacher: Teacher) -> None:
-    """Write a checkpoint that --teacher and the transformers library read."""
+    """Write a checkpoint that --teacher and the transformers library can read."""
     os.makedirs(folder, exist_ok=True)
     config = {**teacher.config, "architectures": ["BertForSequenceClassification"],
               "id2label": dict(enumerate(teacher.classes)),
@@ -482,14 +485,14 @@ def save_teacher(folder: str, teacher: Teacher) -> None:
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("tsv", help="rows to label")
+    add("tsv", help="rows to label: STEM.transfer.tsv, or any other file")
     add("--teacher", help="a folder, or owner/name on Hugging Face; without a classifier, it is "
         "first fine-tuned on STEM.tsv and kept as STEM.teacher (default: STEM.teacher if it exists,"
         " else textattack's for sst2, qqp and mnli, else BERT-base)")
-    add("--lr", type=float, nargs="+", help="of fine-tuning, to try (§4: 2e-5 3e-5 4e-5 5e-5)")
-    add("--epochs", type=int, help="of fine-tuning, for each --lr (as in BERT: 3)")
+    add("--lr", type=float, nargs="+", help="learning rates to try (§4: 2e-5 3e-5 4e-5 5e-5)")
+    add("--epochs", type=int, help="fine-tuning epochs for each rate (as in BERT: 3)")
     add("--cpu", action="store_true", help="do not use a GPU")
-    add("-o", "--output", help="default: STEM.logits.tsv")
+    add("-o", "--output", help="default: X.logits.tsv for X.tsv and X.transfer.tsv")
     args = parser.parse_args()
     output = args.output or args.tsv.removesuffix(".tsv").removesuffix(".transfer") + ".logits.tsv"
     check_output(output, [args.tsv])

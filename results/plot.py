@@ -1,4 +1,4 @@
-"""Draw dev accuracy over epochs: results.svg from results.csv, or the curves of your own logs.
+"""Draw dev accuracy over epochs: results.svg from results.csv, or one curve from each log.
 
     python results/plot.py                   # -> results/results.svg
     python distill.py mine.tsv | tee run.log
@@ -26,7 +26,7 @@ output = os.path.join(FOLDER, "results.svg")
 for path in sys.argv[1:]:
     output = path + ".svg"
     with open(path, encoding="utf-8") as f:
-        curves[path] = [[float(acc)] for acc in re.findall(r"^epoch.* acc (0\.\d+)", f.read(), re.M)]
+        curves[path] = [[float(acc)] for acc in re.findall(r"^epoch.* acc ([01]\.\d+)", f.read(), re.M)]
 if not curves:
     accuracies = defaultdict(lambda: defaultdict(list))  # run -> epoch -> accuracies
     with open(os.path.join(FOLDER, "results.csv"), encoding="utf-8") as f:
