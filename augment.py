@@ -406,7 +406,7 @@ def progress(items: Sequence, title: str) -> Iterator:
         if sys.stderr.isatty():
             rate = done / (time.perf_counter() - start)
             left = timedelta(seconds=round((len(items) - done) / rate))
-            line = f"{title}: {done:,} of {len(items):,}, {rate:,.1f} per second, {left} left"
+            line = f"{title}: {done:,} of {len(items):,}, {rate:,.2f} per second, {left} left"
             print(f"{line}\033[K", end="\r", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\033[K", end="", file=sys.stderr, flush=True)

@@ -26,7 +26,8 @@ output = os.path.join(FOLDER, "results.svg")
 for path in sys.argv[1:]:
     output = path + ".svg"
     with open(path, encoding="utf-8") as f:
-        curves[path] = [[float(acc)] for acc in re.findall(r"^epoch.* acc ([01]\.\d+)", f.read(), re.M)]
+        accuracies = re.findall(r"^epoch .* dev acc (\S+)", f.read(), re.M)
+    curves[path] = [[float(accuracy)] for accuracy in accuracies]
 if not curves:
     accuracies = defaultdict(lambda: defaultdict(list))  # run -> epoch -> accuracies
     with open(os.path.join(FOLDER, "results.csv"), encoding="utf-8") as f:
