@@ -132,8 +132,8 @@ EDGE = "EDGE"  # the tag before the first word and after the last
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 log P; in place of
-    P(word | tag) they have P(tag | word) / P(tag), to which it is proportional (Bayes' rule).
+    data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 times the log;
+    P(tag | word) / P(tag) replaces P(word | tag), which is equal up to a factor per word.
     """
 
     def __init__(self, path: str = SCORES):
@@ -167,7 +167,7 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """Shape and 0 to 3 last letters: "film" -> ["", "a ", "a m", "a lm", "a ilm"]"""
+    """Shape and the last 0 to 3 letters: "film" -> ["", "a ", "a m", "a lm", "a ilm"]"""
     shape = "-"
     if word.isalpha():
         shape = "a"
@@ -292,7 +292,7 @@ def dataset_stem(path: str) -> str:
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether a row is in the tenth of the labelled rows held out if there is no dev file."""
+    """Whether a labelled row belongs to the tenth that replaces a missing dev file."""
     return row.label != "" and zlib.crc32("\t".join(row.texts).encode()) % 10 == 0
 
 
@@ -352,7 +352,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script. A user's mistake prints one line; a mistake in the code prints a traceback."""
+    """Run a script. For a user's mistake it prints one line, for a bug a traceback."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:

@@ -142,7 +142,7 @@ class Student(NamedTuple):
 
 
 def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
-    """["a fine film"], or for pairs [("first", "second")] -> [("1", 0.97)], label, probability"""
+    """["a fine film"] or, for pairs, [("a", "b")] -> [("1", 0.97)]: labels and probabilities"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     expected = 2 if student.model.pair else 1
     for row in rows:

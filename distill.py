@@ -72,7 +72,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: prefix of its scores -> dev set. The first, "", decides which epoch is best.
+    dev_sets: {"": dev, "mm-": MNLI's second}; keys prefix the scores. "" picks the epoch.
     OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
@@ -85,7 +85,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
         try:
             model.load_state_dict(state["model"])
         except RuntimeError:
-            raise UserError(f"{output}.training.pt is of another model or data; omit --resume")
+            raise UserError(f"{output}.training.pt is of another model or dataset; omit --resume")
         optimizer.load_state_dict(state["optimizer"])
         print(f"resuming after epoch {state['epoch']}")
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
@@ -202,7 +202,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = {MASK: None, **words_of(read_train(train_path, data))}
-    # Only the text of dev and test is used. Without it, 6% of SST-2's dev tokens would be unknown.
+    # Labels are not used here. Without these words, 6% of SST-2's dev tokens would be unknown.
     other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
@@ -250,8 +250,8 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
     """Parameters and inference time of BERT-large and the student, with random weights.
 
-    As usual for BERT, its rows are padded to 128 tokens; the student's batches are 128 rows of
-    similar length. The words hardly affect the time, so every word is unknown here.
+    BERT's rows have 128 tokens, as usual. The student's batches have 128 rows of similar length.
+    The words hardly affect the time, so every word is unknown here.
     """
     rows = [bilstm.encode_row(row.texts, {}) for row in read_rows(data)]
     bert_rows = [([1] * 128, [0] * 128)] * 32  # token ids and segments
@@ -303,7 +303,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(1)
-            state["last_step"] = torch.zeros(len(weight))  # in which each row had a gradient
+            state["last_step"] = torch.zeros(len(weight))  # of each row with a gradient
             state["square_avg"] = torch.zeros_like(weight)
             state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
@@ -313,7 +313,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
         # the steps without a gradient: 3 if a word was in batch 3 and next in batch 7
         missed = state["step"] - state["last_step"][rows] - 1                         # (U,)
         decay = (rho ** missed)[:, None]                                              # (U, 1)
-        # from here on as in torch.optim.Adadelta
+        # as in torch.optim.Adadelta, apart from `decay`
         square_avg = rho * decay * state["square_avg"][rows] + (1 - rho) * g.square() # (U, E)
         acc_delta = decay * state["acc_delta"][rows]                                  # (U, E)
         delta = ((acc_delta + eps) / (square_avg + eps)).sqrt() * g                   # (U, E)
@@ -331,7 +331,7 @@ def parse_arguments() -> Namespace:
     add("--logits", metavar="TSV", help="train on this file, which has logits")
     add("--teacher", help="folder, or owner/name on Hugging Face (default: see teacher_logits.py)")
     add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20, for pairs 10)")
-    add("--alpha", type=float, default=0.0, help="weight of the labels; 1: no teacher (§3.2: 0)")
+    add("--alpha", type=float, default=0.0, help="weight of the labels; 1: labels only (§3.2: 0)")
     add("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText (default: random)")
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400; default: 200)")
@@ -339,7 +339,7 @@ def parse_arguments() -> Namespace:
     add("--epochs", type=int, default=30, help="maximum (the authors' code: 30); training stops "
         "after 5 epochs without improvement")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--resume", action="store_true", help="continue an interrupted training")
+    add("--resume", action="store_true", help="continue interrupted training")
     add("--cpu", action="store_true", help="do not use a GPU")
     add("--table1", action="store_true", help="also train on hard labels, and print table 1")
     add("--table2", action="store_true", help="only print table 2")

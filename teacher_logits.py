@@ -58,7 +58,7 @@ def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
 
 
 def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processes: int = 1) -> None:
-    """Write the rows of `data` with one more column for each class, `logit_NAME`.
+    """Write text and label of the rows of `data`, with a column `logit_NAME` for each class.
 
     Each chunk gets its own file in the folder OUTPUT.TEACHER.ROWS.parts, so an interrupted run can
     be resumed: a chunk that has a file is not labelled again. With W processes, process r labels
@@ -189,7 +189,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D), n = T or 1, attends to context (B, T, D) -> (B, n, D)."""
+        """x (B, n, D) attends to context (B, T, D); n is T, in the last layer 1 -> (B, n, D)."""
         heads = []
         for name, states in [("query", x), ("key", context), ("value", context)]:
             projected = self.attention["self"][name](states)                # (B, n or T, D)
@@ -359,7 +359,7 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """The classes in output order: those of id2label, or the rows' labels if these are as many."""
+    """In output order: id2label's names, else 0, 1, ...; or the rows' labels, if C others occur."""
     id2label = config.get("id2label", {})
     names = [id2label[i] for i in sorted(id2label, key=int)]
     if len(names) != num_classes or names[0] == "LABEL_0":  # id2label names nothing
