@@ -93,7 +93,6 @@ def stop_after(step):
         real(source, target)
         if next(steps) == step:
             raise KeyboardInterrupt
-
     return mock.patch("os.replace", replace)
 
 
@@ -124,7 +123,7 @@ WORDS = {MASK: 0, **{str(i): i for i in range(1, 40)}}  # the vocabulary of tiny
 TOKENS = [*SPECIAL, *"warm fine great dull cold weak the a film plot it is was , and un ##aff "
           "##able cafe ' s . Paris".split()]
 CONFIG = {"vocab_size": len(TOKENS), "hidden_size": 8, "num_hidden_layers": 2,
-          "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64}
+          "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 128}
 
 
 def tiny_teacher(folder=None, classes=2, **config):
@@ -262,8 +261,7 @@ def test_a_tenth_of_the_labelled_rows_is_held_out_neither_augmented_nor_trained_
     lines = [f"w{i} x y z\t{i % 2}" for i in range(60)]
     data = write(f"{folder}/x.tsv", ["sentence\tlabel", *lines])
     dev = [row.texts[0] for row in augment.read_dev(data)]
-    texts = [f"w{i} x y z" for i in range(60)]
-    assert dev == [text for text in texts if zlib.crc32(text.encode()) % 10 == 0] != []
+    assert dev == [line[:-2] for line in lines if zlib.crc32(line[:-2].encode()) % 10 == 0] != []
     call(augment, data)
     synthetic = read(f"{folder}/x.transfer.tsv").decode().split("\n", 61)[61].split()
     call(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
@@ -529,12 +527,20 @@ def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_ch
             with mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as label:
                 assert f"using {step} of 4 chunks" in call(teacher_logits, data, "--teacher", folder)
             assert label.call_count == 4 - step and snapshot(folder) == files
-        other = tiny_teacher(f"{folder}/other", hidden_size=16)
         again = [data, "-o", f"{folder}/y", "--teacher"]
         with stop_after(2):
-            call(teacher_logits, *again, other, error="stopped")
+            call(teacher_logits, *again, tiny_teacher(hidden_size=16), error="stopped")
         call(teacher_logits, *again, folder)  # does not use the other's chunks
         assert read(f"{folder}/y") == files[f"{folder}/x.logits.tsv"]
+
+
+def test_the_outputs_stand_for_id2labels_names_or_the_labels_of_the_rows_or_numbers():
+    for names, labels, expected in [
+            (["neg", "pos"], ["pos"], "neg pos"), (["neg", "pos"], ["1", "0"], "0 1"),
+            (["neg", "pos"], ["a", "b", "c"], "neg pos"), (["LABEL_0", "LABEL_1"], [], "0 1"),
+            (["LABEL_0", "LABEL_1"], ["yes", "no"], "no yes"), ([], ["1"], "0 1")]:
+        config = {"id2label": {str(i): names[i] for i in reversed(range(len(names)))}}
+        assert teacher_logits.class_names(config, set(labels), 2) == expected.split()
 
 
 TORCHRUN = """
@@ -714,8 +720,7 @@ def test_pairs_run_on_hard_labels_and_report_the_mismatched_dev_set():
     write(f"{folder}/m.dev-mm.tsv", [header, rows[0], "a\tb\t-"])
     out = call(distill, data, "--alpha", 1, *SMALL, "--epochs", 1)
     assert re.search(r"epoch  1 .* dev acc \d\.\d+  f1 \d\.\d+  mm-acc [01]\.0000  mm-f1", out)
-    student = bilstm.load_student(f"{folder}/m.hard.student.pt")
-    assert student.classes == ["entailment", "neutral"]
+    assert bilstm.load_student(f"{folder}/m.hard.student.pt").classes == ["entailment", "neutral"]
 
 
 def test_the_whole_run_fine_tunes_augments_labels_distills_and_prints_table_1():
@@ -760,8 +765,7 @@ def test_table_1_has_accuracy_and_f1_of_class_1_beside_the_papers():
 
 def test_table_2_scales_the_times_of_bert_large_and_the_student_to_all_rows():
     config = {}
-    small = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG,
-                                 "max_position_embeddings": 128}, 2)
+    small = teacher_logits.Bert({**teacher_logits.DEFAULTS, **CONFIG}, 2)
     data = write(f"{new_folder()}/x.tsv", reviews(64, 1))
     with mock.patch("teacher_logits.Bert", lambda c, _: config.update(c) or small), \
             mock.patch("time.monotonic", side_effect=[0, 9, 0, 2, 0, 9, 0, 5]):
@@ -777,7 +781,7 @@ PARALLEL = safetensors({f"module.{name}": weight for name, weight in WEIGHTS.ite
 CONSTANT = safetensors({**WEIGHTS, "classifier.weight": torch.zeros(2, 8)})
 BERT = "teacher_logits x.tsv -o y.tsv --teacher bert"
 TRAIN = "distill x.tsv --logits y.tsv"
-BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the error says
+BAD_INPUT = [  # a command, a file, its contents, what the error says
     ("augment x.tsv", "x.tsv", "sentence,label\na,1\n", "found sentence,label"),
     ("augment x.tsv", "x.tsv", HEADER + "a\tb\t1\n", "x.tsv, line 2: expected 2"),
     ("augment x.tsv", "x.tsv", HEADER.encode() + b"\xfc\t1\n", "line 2: expected text in UTF-8"),
@@ -799,16 +803,11 @@ BAD_INPUT = [  # a command, a file, its contents (None: it is deleted), what the
 def test_bad_input_is_one_line_that_names_it_and_no_file_changes_nor_is_a_pickle_executed():
     base, args = small_run()
     call(distill, *args, "--epochs", 1)
-    write(f"{base}/z.tsv", reviews(40, 1))
-    tiny_teacher(f"{base}/z.teacher")
     tiny_teacher(f"{base}/bert")
-    tiny_teacher(f"{base}/encoder", classes=0)
     before = os.getcwd()
     for command, file, content, expected in BAD_INPUT:
         os.chdir(shutil.copytree(base, f"{new_folder()}/copy"))
-        if content is None:
-            os.remove(file)
-        elif file:
+        if file:
             write(file, content)
         files = snapshot(".")
         script, *args = command.split()
