@@ -525,7 +525,7 @@ def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_ch
             with stop_after(step):
                 call(teacher_logits, data, "--teacher", folder, error="stopped")
             with mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as label:
-                assert f"using {step} of 4 chunks" in call(teacher_logits, data, "--teacher", folder)
+                assert f"using {step} of 4" in call(teacher_logits, data, "--teacher", folder)
             assert label.call_count == 4 - step and snapshot(folder) == files
         again = [data, "-o", f"{folder}/y", "--teacher"]
         with stop_after(2):
