@@ -75,7 +75,7 @@ def sample_ngram(words: list[str], rng: Random) -> list[str]:
 
 def augment_row(row: list[Tagged], attempt: int, rates: Rates, corpus: Corpus,
                 rng: Random) -> list[list[str]]:
-    """A synthetic version of a row. For a pair, PAIR_CYCLE[attempt % 3] tells what to alter."""
+    """A synthetic version of a row. For a pair, PAIR_CYCLE[attempt % 3] says what to alter."""
     altered = (0,) if len(row) == 1 else PAIR_CYCLE[attempt % 3]
     new_row = [[word for word, _ in sentence] for sentence in row]
     for i in altered:
@@ -133,17 +133,18 @@ class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
     data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 times the log;
-    P(tag | word) / P(tag) replaces P(word | tag), which is equal up to a factor per word.
+    P(tag | word) / P(tag) replaces P(word | tag): by Bayes' rule, their ratio depends on the word
+    alone, not on the tag.
     """
 
     def __init__(self, path: str = SCORES):
         with open(path, encoding="utf-8") as f:
             tables = json.load(f)
         self.transition = tables["transition"]  # {"DT": {"NN": -711}}: a noun after a determiner
-        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; also of endings
+        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; has endings, too
 
     def scores_of(self, word: str) -> dict[str, int]:
-        """The likely tags of a word; of an unknown word, those of its longest known ending."""
+        """A word's likely tags; for an unknown word, those of its longest known ending."""
         if word in self.scores:
             return self.scores[word]
         known = [ending for ending in endings(word) if ending in self.scores]
@@ -167,18 +168,18 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """Shape and the last 0 to 3 letters: "film" -> ["", "a ", "a m", "a lm", "a ilm"]"""
-    shape = "-"
+    """The keys of its endings: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; a is its shape"""
+    shape = "-"      # any other word
     if word.isalpha():
-        shape = "a"
+        shape = "a"  # only letters
     elif word[0].isdigit():
-        shape = "0"
+        shape = "0"  # a digit first
     return ["", *(f"{shape} {word[len(word) - n:]}" for n in range(min(3, len(word)) + 1))]
 
 
 # ---- Words ---------------------------------------------------------------------------------------
-MAX_WORDS = 512  # our choice: the words after these are dropped; BERT reads only 128 subwords
-# punctuation, word, punctuation; ' [ ] and - may belong to the word, as in 's and [MASK]
+MAX_WORDS = 512  # our choice: later words are dropped; BERT reads only 128 subwords
+# "(don't," -> "(" "don't" ","; the characters ' [ ] and - may belong to the word: 's, [MASK]
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
 REPEATED = re.compile(r"[?!]+|(.)\1*")                      # "),..." -> ")" "," "..."
 CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't 've
@@ -346,13 +347,13 @@ def fetch_glue(path: str) -> None:
                     f.buffer.write(z.read(member))
 
 
-# ---- Helpers of all scripts ----------------------------------------------------------------------
+# ---- Helpers for all scripts ---------------------------------------------------------------------
 class UserError(Exception):
     """A mistake that the user can correct. The message names the file and what is expected."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script. For a user's mistake it prints one line, for a bug a traceback."""
+    """Run a script. A user's mistake prints one line, a bug a traceback."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:

@@ -55,7 +55,7 @@ class BiLSTM(nn.Module):
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
     def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
-        """first, second: encode's arguments for each sentence of a row -> logits (B, C)."""
+        """first, second: [ids, reversed ids, lengths] of a row's sentences -> logits (B, C)."""
         h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
             h2 = self.encode(*second)                                              # (B, 2H)
@@ -69,7 +69,7 @@ class BiLSTM(nn.Module):
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-# a row: the token ids of a sentence, or of both sentences of a pair; for BERT: (ids, segments)
+# a row: for the student, the token ids of each sentence; for BERT, token ids and segments
 Ids = tuple[list[int], ...]
 
 
@@ -91,7 +91,7 @@ def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
 
 
 def shuffled_batches(rows: list[Ids], batch_size: int) -> list[list[int]]:
-    """Row numbers in random batches of rows of similar length (our choice: less padding)."""
+    """Random batches of row numbers; rows of similar length are together (our choice)."""
     order = torch.randperm(len(rows)).tolist()
     order.sort(key=lambda i: max(map(len, rows[i])))  # rows of equal length stay shuffled
     batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]

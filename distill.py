@@ -72,8 +72,8 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: {"": dev, "mm-": MNLI's second}; keys prefix the scores. "" picks the epoch.
-    OUTPUT.training.pt holds the state for `resume`.
+    dev_sets: a prefix for the names of the scores -> a dev set. The best epoch is the best on
+    dev_sets[""]. OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
     # On a CPU, sparse gradients of the embedding double the speed (see AdadeltaByRows).
@@ -119,7 +119,7 @@ def format_scores(scores: dict[str, float]) -> str:
 
 
 # ---- Data and embeddings -------------------------------------------------------------------------
-def make_embeddings(words: dict[str, None], other_words: set[str], path: str | None,
+def make_embeddings(words: list[str], other_words: set[str], path: str | None,
                     seed: int) -> tuple[dict[str, int], Tensor]:
     """The vocabulary and the vectors (V, E) that both channels start from.
 
@@ -129,10 +129,10 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
     vectors = {}
     width = 300                                                                       # §4.2
     if path:
-        vectors = bilstm.read_vectors(path, words.keys() | other_words)
+        vectors = bilstm.read_vectors(path, other_words.union(words))
         width = len(next(iter(vectors.values())))
-        print(f"vectors   for {len(words.keys() & vectors.keys()):,} of {len(words):,} words")
-    vocabulary = {word: i for i, word in enumerate({**words, **dict.fromkeys(sorted(vectors))})}
+        print(f"vectors   for {len(vectors.keys() & words):,} of {len(words):,} words")
+    vocabulary = {word: i for i, word in enumerate([*words, *sorted(vectors.keys() - words)])}
     embeddings = torch.empty(len(vocabulary), width)
     embeddings.uniform_(-0.25, 0.25, generator=torch.Generator().manual_seed(seed))
     for word, vector in vectors.items():
@@ -140,13 +140,13 @@ def make_embeddings(words: dict[str, None], other_words: set[str], path: str | N
     return vocabulary, embeddings
 
 
-def words_of(rows: Iterable[Row]) -> dict[str, None]:
-    """The distinct words of the rows, in order of appearance."""
-    words = {}
+def words_of(rows: Iterable[Row]) -> list[str]:
+    """[MASK], then the distinct words of the rows in order of appearance."""
+    words = {MASK: None}  # a dict keeps its order
     for row in rows:
         for text in row.texts:
             words.update(dict.fromkeys(tokenize(text)))
-    return words
+    return list(words)
 
 
 def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
@@ -201,12 +201,11 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     if not classes:
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
-    words = {MASK: None, **words_of(read_train(train_path, data))}
-    # Labels are not used here. Without these words, 6% of SST-2's dev tokens would be unknown.
-    other_words = set()
+    words = words_of(read_train(train_path, data))
+    other_words = set()  # of dev and test: without them, 6% of SST-2's dev tokens would be unknown
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
-            other_words |= words_of(read_rows(stem + ending)).keys()
+            other_words.update(words_of(read_rows(stem + ending)))
     vocabulary, embeddings = make_embeddings(words, other_words, vectors_path, seed)
     train_set = make_examples(read_train(train_path, data), train_path, vocabulary, classes)
     dev_sets = {"": make_examples(read_dev(data), f"dev rows of {data}", vocabulary, classes)}
@@ -303,23 +302,25 @@ class AdadeltaByRows(torch.optim.Adadelta):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(1)
-            state["last_step"] = torch.zeros(len(weight))  # of each row with a gradient
+            state["last_step"] = torch.zeros(len(weight))  # of each row's last gradient
             state["square_avg"] = torch.zeros_like(weight)
             state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
         rows = gradient.indices()[0]                                                  # (U,)
         g = gradient.values()                                                         # (U, E)
         state["step"] += 1
-        # the steps without a gradient: 3 if a word was in batch 3 and next in batch 7
+        # catch up on the steps without a gradient: 3 if a word was in batch 1 and next in batch 5
         missed = state["step"] - state["last_step"][rows] - 1                         # (U,)
         decay = (rho ** missed)[:, None]                                              # (U, 1)
-        # as in torch.optim.Adadelta, apart from `decay`
-        square_avg = rho * decay * state["square_avg"][rows] + (1 - rho) * g.square() # (U, E)
+        square_avg = decay * state["square_avg"][rows]                                # (U, E)
         acc_delta = decay * state["acc_delta"][rows]                                  # (U, E)
+        # then, as in torch.optim.Adadelta
+        square_avg = rho * square_avg + (1 - rho) * g.square()
         delta = ((acc_delta + eps) / (square_avg + eps)).sqrt() * g                   # (U, E)
+        acc_delta = rho * acc_delta + (1 - rho) * delta.square()
         weight.index_add_(0, rows, delta, alpha=-lr)
         state["square_avg"][rows] = square_avg
-        state["acc_delta"][rows] = rho * acc_delta + (1 - rho) * delta.square()
+        state["acc_delta"][rows] = acc_delta
         state["last_step"][rows] = state["step"]
 
 

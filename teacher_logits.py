@@ -58,7 +58,7 @@ def write_rows(f: TextIO, rows: list[Row], logits: Tensor) -> None:
 
 
 def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processes: int = 1) -> None:
-    """Write text and label of the rows of `data`, with a column `logit_NAME` for each class.
+    """Write the rows of `data`, text and label, with a column `logit_NAME` for each class.
 
     Each chunk gets its own file in the folder OUTPUT.TEACHER.ROWS.parts, so an interrupted run can
     be resumed: a chunk that has a file is not labelled again. With W processes, process r labels
@@ -189,12 +189,11 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D); n is T, in the last layer 1 -> (B, n, D)."""
-        heads = []
-        for name, states in [("query", x), ("key", context), ("value", context)]:
-            projected = self.attention["self"][name](states)                # (B, n or T, D)
-            heads.append(projected.unflatten(2, (self.heads, -1)).transpose(1, 2))
-        q, k, v = heads                                                     # (B, heads, ., D/heads)
+        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n = T, but 1 in the last layer."""
+        projections = self.attention["self"]
+        q = self.split_heads(projections["query"](x))                       # (B, heads, n, D/heads)
+        k = self.split_heads(projections["key"](context))                   # (B, heads, T, D/heads)
+        v = self.split_heads(projections["value"](context))                 # (B, heads, T, D/heads)
         p = self.dropout.p if self.training else 0.0
         # softmax(q k^T / sqrt(D/heads)) v, attending only where the mask is True
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
@@ -203,6 +202,10 @@ class Layer(nn.Module):
         h = F.gelu(self.intermediate["dense"](x))                                       # (B, n, 4D)
         h = self.output["dense"](h)                                                     # (B, n, D)
         return self.output["LayerNorm"](x + self.dropout(h))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, heads, T, D/heads)"""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class Bert(nn.Module):
@@ -343,23 +346,26 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
     """
     stem = dataset_stem(data)
     own = stem + ".teacher"
-    if name is None and os.path.isdir(own):
-        name = own
-    folder = fetch(name or DEFAULT_TEACHERS.get(os.path.basename(stem), BASE))
-    teacher = load_checkpoint(folder, device)
-    if isinstance(teacher.model.classifier, nn.Identity):
-        if not use_existing(own, {"--teacher": name, "--lr": lr, "--epochs": epochs}):
-            fine_tune(teacher, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
+    if name is None:
+        name = DEFAULT_TEACHERS.get(os.path.basename(stem), BASE)
+        if os.path.isdir(own):
+            name = own
+    teacher = load_checkpoint(fetch(name), device)
+    has_classifier = isinstance(teacher.model.classifier, nn.Linear)
+    if has_classifier and (lr or epochs):
+        raise UserError(f"--lr and --epochs have no effect: {teacher.folder} is fine-tuned already")
+    if not has_classifier:
+        if os.path.exists(own):
+            raise UserError(f"{own} exists, so omit --teacher, --lr and --epochs, or delete {own}")
+        fine_tune(teacher, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
         teacher = load_checkpoint(own, device)
-    elif lr or epochs:
-        raise UserError(f"--lr and --epochs have no effect: {folder} is fine-tuned already")
     labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     num_classes = teacher.model.classifier.out_features
     return teacher._replace(classes=class_names(teacher.config, labels, num_classes))
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """In output order: id2label's names, else 0, 1, ...; or the rows' labels, if C others occur."""
+    """In output order: id2label's names, else 0, 1, ...; if the rows have C other labels, those."""
     id2label = config.get("id2label", {})
     names = [id2label[i] for i in sorted(id2label, key=int)]
     if len(names) != num_classes or names[0] == "LABEL_0":  # id2label names nothing
@@ -429,7 +435,7 @@ def read_json(path: str) -> dict:
 
 
 def read_weights(folder: str) -> dict[str, Tensor]:
-    """The weights of model.safetensors or pytorch_model.bin, under the names of `Bert`."""
+    """The weights of model.safetensors or pytorch_model.bin, under `Bert`'s parameter names."""
     path = f"{folder}/model.safetensors"
     if not os.path.exists(path):
         path = f"{folder}/pytorch_model.bin"
@@ -507,7 +513,7 @@ def main() -> None:
         check_teacher(teacher, args.tsv, output)
         folder = [teacher.folder]
     if processes > 1:
-        # 30 days: the others wait while the first fine-tunes; at the end all wait for the slowest
+        # 30 days: processes wait while process 0 fine-tunes, and at the end for the slowest
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.broadcast_object_list(folder)
     if rank > 0:
