@@ -119,8 +119,7 @@ def make_transfer_set(source: str, output: str, n_iter: int | None = None, rates
                 if text not in seen:
                     seen.add(text)
                     f.write(text + "\t\n")
-    columns = ", ".join(read_columns(source))
-    print(f"wrote {output}: {len(rows):,} rows of {source} (columns {columns}) and "
+    print(f"wrote {output}: {len(rows):,} rows (columns {', '.join(read_columns(source))}) and "
           f"{len(seen) - num_distinct:,} synthetic rows (n_iter {n_iter})")
 
 
@@ -145,10 +144,8 @@ class Tagger:
 
     def scores_of(self, word: str) -> dict[str, int]:
         """A word's likely tags; for an unknown word, those of its longest known ending."""
-        if word in self.scores:
-            return self.scores[word]
-        known = [ending for ending in endings(word) if ending in self.scores]
-        return self.scores[known[-1]]
+        keys = [word, *reversed(endings(word))]
+        return next(self.scores[key] for key in keys if key in self.scores)
 
     def tag(self, text: str) -> Tagged:
         """Viterbi's algorithm: "a fine film" -> [("a", "DT"), ("fine", "JJ"), ("film", "NN")]"""
@@ -218,18 +215,12 @@ LABEL_COLUMNS = ["label", "gold_label", "is_duplicate", "quality"]
 class Row(NamedTuple):
     texts: tuple[str, ...]      # one sentence, or the two of a pair
     label: str                  # "" for none
-    logits: tuple[float, ...]   # the teacher's, one for each class; () without a teacher
+    logits: dict[str, float]    # the teacher's, by class: {"0": -0.65, "1": 0.71}; {} for none
 
 
 def read_columns(path: str) -> list[str]:
     _, names = next(read_lines(path), (1, [""]))
     return names
-
-
-def read_classes(path: str) -> list[str]:
-    """The NAMEs of the columns logit_NAME."""
-    names = read_columns(path)
-    return sort_classes(name[6:] for name in names if name.lower().startswith("logit_"))
 
 
 def read_rows(path: str) -> Iterator[Row]:
@@ -238,13 +229,14 @@ def read_rows(path: str) -> Iterator[Row]:
     A line with more or fewer cells than the header is skipped, counted and reported. QQP has a few:
     questions that contain a line break. More than 1% of such lines is an error.
     """
-    names = [name.lower() for name in read_columns(path)]
+    columns = read_columns(path)
+    names = [name.lower() for name in columns]
     text_names = next((group for group in TEXT_COLUMNS if set(group) <= set(names)), None)
     if text_names is None:
         raise UserError(f"{path}, line 1: expected tab-separated column names, with `sentence` or "
                         f"`sentence1` and `sentence2`; found {' | '.join(names)[:80]}")
     label_name = next((name for name in LABEL_COLUMNS if name in names), None)
-    logit_names = [f"logit_{name.lower()}" for name in read_classes(path)]
+    classes = sort_classes(name[6:] for name in columns if name.lower().startswith("logit_"))
     num_rows = 0
     broken = []  # line numbers
     for n, cells in islice(read_lines(path), 1, None):
@@ -254,10 +246,10 @@ def read_rows(path: str) -> Iterator[Row]:
             continue
         cell = dict(zip(names, cells))
         try:
-            logits = tuple(float(cell[name]) for name in logit_names)
+            logits = {name: float(cell[f"logit_{name.lower()}"]) for name in classes}
         except ValueError:
-            logits = (nan,)
-        if not all(map(isfinite, logits)):
+            logits = {"": nan}
+        if not all(map(isfinite, logits.values())):
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
         label = cell.get(label_name, "").strip()
         if label == "-":
@@ -331,11 +323,8 @@ def fetch_glue(path: str) -> None:
         return
     archive, sha256 = GLUE[os.path.basename(stem)]
     url = f"https://dl.fbaipublicfiles.com/glue/data/{archive}"
-    print(f"downloading {url}")
-    try:
-        data = urlopen(url, timeout=30).read()
-    except (OSError, HTTPException) as error:
-        raise UserError(f"{url}: {error}; without a network, put {path} in place") from None
+    print(f"downloading {url} (without a network, put {path} in place)")
+    data = urlopen(url, timeout=30).read()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{url}: its sha256 is not the expected one; try again")
     with zipfile.ZipFile(io.BytesIO(data)) as z:
@@ -360,7 +349,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
         os._exit(1)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, HTTPException) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")
@@ -372,14 +361,9 @@ def atomic_write(path: str) -> Iterator[TextIO]:
     part = path + ".part"
     if os.path.exists(path) and not os.path.isfile(path):
         part = path  # a device or a pipe is written to directly
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as f:
-            yield f
-        os.replace(part, path)
-    except BaseException:
-        if part != path and os.path.exists(part):
-            os.remove(part)
-        raise
+    with open(part, "w", encoding="utf-8", newline="\n") as f:
+        yield f
+    os.replace(part, path)
 
 
 def use_existing(path: str, options: dict[str, object]) -> bool:

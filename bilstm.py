@@ -24,6 +24,11 @@ from torch.nn.utils.rnn import pad_sequence
 from augment import MASK, UserError, atomic_write, check_output, read_rows, run, tokenize
 
 
+DEVICE = torch.device("cpu")
+if torch.cuda.is_available():
+    DEVICE = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # set by torchrun
+
+
 class BiLSTM(nn.Module):
     """Figure 1 for single sentences; figure 2 for pairs, whose sentences share one encoder."""
 
@@ -32,6 +37,7 @@ class BiLSTM(nn.Module):
         """vectors (V, E): both channels start from these; only the first is trained (§4.2)."""
         super().__init__()
         self.pair = pair
+        self.sizes = {"hidden": hidden, "fc": fc, "pair": pair}  # saved with the weights
         self.trained = nn.Embedding.from_pretrained(vectors.clone(), freeze=False)
         self.frozen = nn.Embedding.from_pretrained(vectors, freeze=True)
         self.forward_lstm = nn.LSTM(2 * vectors.shape[1], hidden, batch_first=True)
@@ -79,14 +85,14 @@ def encode_row(texts: tuple[str, ...], vocabulary: dict[str, int]) -> Ids:
     return tuple([vocabulary.get(word, 0) for word in words] for words in sentences)
 
 
-def collate(rows: list[Ids], device: torch.device) -> list[list[Tensor]]:
+def collate(rows: list[Ids]) -> list[list[Tensor]]:
     """Pad B rows -> [[ids, reversed ids, lengths]], with a second such list for pairs."""
     batch = []
     for sentences in zip(*rows):  # all first sentences, then all second ones
         ids = pad_sequence([torch.tensor(ids) for ids in sentences], batch_first=True)
         backward = pad_sequence([torch.tensor(ids[::-1]) for ids in sentences], batch_first=True)
         lengths = torch.tensor([len(ids) for ids in sentences])
-        batch.append([ids.to(device), backward.to(device), lengths.to(device)])
+        batch.append([ids.to(DEVICE), backward.to(DEVICE), lengths.to(DEVICE)])
     return batch
 
 
@@ -105,13 +111,12 @@ PREDICTION_BATCH = 128  # our choice: fast on two cores and on a GPU, for the te
 def predict_logits(model: nn.Module, rows: list[Ids], make_batch: Callable = collate) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows. The model is a BiLSTM or a BERT."""
     model.eval()
-    device = next(model.parameters()).device
     # Sort by length to limit padding. Longest first, so running out of memory shows at once.
     order = sorted(range(len(rows)), key=lambda i: max(map(len, rows[i])), reverse=True)
     logits = []
     for start in range(0, len(order), PREDICTION_BATCH):
         batch = [rows[i] for i in order[start:start + PREDICTION_BATCH]]
-        logits.append(model(*make_batch(batch, device)).cpu())
+        logits.append(model(*make_batch(batch)).cpu())
     return torch.cat(logits)[torch.tensor(order).argsort()]  # back to the order of the rows
 
 
@@ -145,9 +150,8 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
     """["a fine film"] or, for pairs, [("a", "b")] -> [("1", 0.97)]: labels and probabilities"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     expected = 2 if student.model.pair else 1
-    for row in rows:
-        if len(row) != expected:
-            raise UserError(f"{row}: this student reads {expected} sentence(s), not {len(row)}")
+    if any(len(row) != expected for row in rows):
+        raise UserError(f"expected rows of {expected} sentence(s)")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best.tolist()]
@@ -155,29 +159,23 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
 
 
 def save_student(path: str, student: Student) -> None:
-    model = student.model
-    sizes = {"hidden": model.forward_lstm.hidden_size, "fc": model.fc.out_features,
-             "pair": model.pair}
-    save(path, {"weights": model.state_dict(), "vocabulary": list(student.vocabulary),
-                "classes": student.classes, "sizes": sizes})
+    save(path, {"weights": student.model.state_dict(), "vocabulary": student.vocabulary,
+                "classes": student.classes, "sizes": student.model.sizes})
 
 
-def load_student(path: str, device: torch.device = torch.device("cpu")) -> Student:
+def load_student(path: str) -> Student:
     state = load(path)
     if "vocabulary" not in state:
         raise UserError(f"{path}: expected a student saved by distill.py")
     model = BiLSTM(state["weights"]["frozen.weight"], len(state["classes"]), **state["sizes"])
     model.load_state_dict(state["weights"])
-    vocabulary = {word: i for i, word in enumerate(state["vocabulary"])}
-    return Student(model.to(device), vocabulary, state["classes"])
+    return Student(model.to(DEVICE), state["vocabulary"], state["classes"])
 
 
 def save(path: str, state: dict) -> None:
     """torch.save that leaves a complete file or none."""
-    data = io.BytesIO()  # torch.save to a path would report a full disk as a RuntimeError
-    torch.save(state, data)
-    with atomic_write(path) as f:
-        f.buffer.write(data.getbuffer())
+    with atomic_write(path) as f:  # to a path, torch would report a full disk as a RuntimeError
+        torch.save(state, f.buffer)
 
 
 def load(path: str) -> dict:
@@ -187,13 +185,6 @@ def load(path: str) -> dict:
             return torch.load(f, map_location="cpu", weights_only=True)
         except Exception:  # torch raises many kinds; some messages recommend weights_only=False
             raise UserError(f"{path}: damaged, or not a file of weights") from None
-
-
-def pick_device(cpu: bool = False) -> torch.device:
-    """This process's GPU (torchrun); the CPU if there is none or `cpu` is set."""
-    if torch.cuda.is_available() and not cpu:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
 
 
 # ==== Supporting code: word vectors ===============================================================
@@ -255,9 +246,8 @@ def main() -> None:
     parser.add_argument("tsv", nargs="?", help="rows to classify; default: standard input, where a "
                         "pair has a tab between its sentences")
     parser.add_argument("-o", "--output", help="with a TSV: write GLUE's `index` and `prediction`")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     args = parser.parse_args()
-    student = load_student(args.student, pick_device(args.cpu))
+    student = load_student(args.student)
     if not args.tsv:
         if args.output:
             parser.error("-o needs a TSV")

@@ -23,8 +23,8 @@ from torch import Tensor
 import bilstm
 import teacher_logits as bert
 from augment import (MASK, Row, UserError, dataset_stem, fetch_glue, make_transfer_set,
-                     progress, read_classes, read_columns, read_dev, read_rows, read_train, run,
-                     sort_classes, tokenize, use_existing)
+                     progress, read_columns, read_dev, read_rows, read_train, run, sort_classes,
+                     tokenize, use_existing)
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
@@ -50,13 +50,12 @@ def train_epoch(model: bilstm.BiLSTM, optimizer: torch.optim.Optimizer, examples
                 alpha: float, batch_size: int, title: str = "training") -> float:
     """One pass over bilstm.shuffled_batches, padded by bilstm.collate; returns the mean loss."""
     model.train()
-    device = model.output.weight.device
     losses = []
     batches = bilstm.shuffled_batches(examples.rows, batch_size)
     for index in progress(batches, f"{title}, batches"):
-        inputs = bilstm.collate([examples.rows[i] for i in index], device)
-        teacher_logits = examples.logits[index].to(device)                            # (B, C)
-        labels = examples.labels[index].to(device)                                    # (B,)
+        inputs = bilstm.collate([examples.rows[i] for i in index])
+        teacher_logits = examples.logits[index].to(bilstm.DEVICE)                     # (B, C)
+        labels = examples.labels[index].to(bilstm.DEVICE)                             # (B,)
         loss = distillation_loss(model(*inputs), teacher_logits, labels, alpha)
         optimizer.zero_grad()
         loss.backward()
@@ -77,15 +76,12 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
     """
     model = student.model
     # On a CPU, sparse gradients of the embedding double the speed (see AdadeltaByRows).
-    model.trained.sparse = next(model.parameters()).device.type == "cpu"
+    model.trained.sparse = bilstm.DEVICE.type == "cpu"
     optimizer = AdadeltaByRows(model.parameters(), lr=1.0, rho=0.95)                  # §4.2
     state = {"epoch": 0, "best_epoch": 0, "best": {"acc": -1.0}}
     if resume and os.path.exists(output + ".training.pt"):
         state = bilstm.load(output + ".training.pt")
-        try:
-            model.load_state_dict(state["model"])
-        except RuntimeError:
-            raise UserError(f"{output}.training.pt is of another model or dataset; omit --resume")
+        model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         print(f"resuming after epoch {state['epoch']}")
     while state["epoch"] < min(epochs, state["best_epoch"] + PATIENCE):
@@ -159,26 +155,25 @@ def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
         if row.label or row.logits:
             ids.append(bilstm.encode_row(row.texts, vocabulary))
             labels.append(row.label)
-            logits.extend(row.logits or [0.0] * len(classes))
+            logits.extend(row.logits.values() or [0.0] * len(classes))
     teacher_logits = torch.frombuffer(logits, dtype=torch.float32).view(len(ids), len(classes))
     return Examples(ids, bilstm.class_indices(labels, classes, path), teacher_logits)
 
 
 # ---- The whole run -------------------------------------------------------------------------------
-def make_logits(data: str, n_iter: int | None, teacher: str | None, device: torch.device) -> str:
+def make_logits(data: str, n_iter: int | None, teacher: str | None) -> str:
     """STEM.tsv -> STEM.transfer.tsv -> STEM.logits.tsv, unless they exist."""
     transfer_path = dataset_stem(data) + ".transfer.tsv"
     logits_path = dataset_stem(data) + ".logits.tsv"
     if use_existing(logits_path, {"--n-iter": n_iter, "--teacher": teacher}):
         check_same_rows(data, logits_path)
         return logits_path
-    has_transfer_set = use_existing(transfer_path, {"--n-iter": n_iter})
-    if has_transfer_set:
+    if use_existing(transfer_path, {"--n-iter": n_iter}):
         check_same_rows(data, transfer_path)
-    loaded = bert.load_teacher(teacher, data, device)  # before augmenting: fail early
-    bert.check_teacher(loaded, data, logits_path)
-    if not has_transfer_set:
+    else:
         make_transfer_set(data, transfer_path, n_iter)
+    loaded = bert.load_teacher(teacher, data)
+    bert.check_teacher(loaded, data, logits_path)
     bert.label_file(loaded, transfer_path, logits_path)
     return logits_path
 
@@ -192,10 +187,9 @@ def check_same_rows(data: str, path: str) -> None:
 
 
 def train_student(data: str, train_path: str, output: str, vectors_path: str | None, hidden: int,
-                  fc: int, alpha: float, seed: int, device: torch.device,
-                  **options: int) -> dict[str, float]:
+                  fc: int, alpha: float, seed: int, **options: int) -> dict[str, float]:
     """Train a student on the rows of train_path, save it and return its scores on dev."""
-    classes = read_classes(train_path)
+    classes = list(next(read_rows(train_path)).logits)
     if alpha < 1 and not classes:
         raise UserError(f"{train_path}: no columns logit_0, logit_1, ... (--alpha 1 needs none)")
     if not classes:
@@ -209,9 +203,9 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     vocabulary, embeddings = make_embeddings(words, other_words, vectors_path, seed)
     train_set = make_examples(read_train(train_path, data), train_path, vocabulary, classes)
     dev_sets = {"": make_examples(read_dev(data), f"dev rows of {data}", vocabulary, classes)}
-    if os.path.exists(stem + ".dev-mm.tsv"):  # MNLI's mismatched dev set
-        rows = [row for row in read_rows(stem + ".dev-mm.tsv") if row.label]
-        dev_sets["mm-"] = make_examples(rows, stem + ".dev-mm.tsv", vocabulary, classes)
+    mm_path = stem + ".dev-mm.tsv"  # MNLI's mismatched dev set
+    if os.path.exists(mm_path):
+        dev_sets["mm-"] = make_examples(read_rows(mm_path), mm_path, vocabulary, classes)
     if len(dev_sets[""].rows[0]) != len(train_set.rows[0]):
         raise UserError(f"{data}: training rows and dev rows must both be pairs, or neither")
     torch.manual_seed(seed)
@@ -219,7 +213,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
     print(f"student   {model.num_parameters():,} parameters without embeddings, classes "
           f"{', '.join(classes)}; {len(train_set.rows):,} rows of {train_path}, "
           f"{len(dev_sets[''].rows):,} of dev")
-    student = bilstm.Student(model.to(device), vocabulary, classes)
+    student = bilstm.Student(model.to(bilstm.DEVICE), vocabulary, classes)
     return train(student, train_set, dev_sets, output, alpha, seed=seed, **options)
 
 
@@ -235,9 +229,9 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
     teacher = {}
     dev_path = dataset_stem(logits_path) + ".dev.logits.tsv"
     if os.path.exists(dev_path):
-        rows = list(read_rows(dev_path))
-        labels = bilstm.class_indices([row.label for row in rows], read_classes(dev_path), dev_path)
-        teacher = bilstm.metrics(torch.tensor([row.logits for row in rows]), labels)
+        classes = list(next(read_rows(dev_path)).logits)
+        dev_set = make_examples(read_rows(dev_path), dev_path, {}, classes)
+        teacher = bilstm.metrics(dev_set.logits, dev_set.labels)
     print(f"\n{'table 1':24}{'dev accuracy':>14}{'paper, test':>14}")
     names = ["teacher", "6 distilled BiLSTM", "7 BiLSTM, hard labels"]
     figures = PAPER.get(task, ("-", "-", "-"))
@@ -246,7 +240,7 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
         print(f"{name:24}{shown or 'not known':>14}{figure:>14}")
 
 
-def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
+def print_table2(data: str, hidden: int, fc: int) -> None:
     """Parameters and inference time of BERT-large and the student, with random weights.
 
     BERT's rows have 128 tokens, as usual. The student's batches have 128 rows of similar length.
@@ -264,11 +258,11 @@ def print_table2(data: str, hidden: int, fc: int, device: torch.device) -> None:
                                        (student, rows[:2048], bilstm.collate)]:
         for _ in range(2):  # the first prediction is a warm-up
             start = time.monotonic()
-            bilstm.predict_logits(model.to(device), model_rows, collate)
+            bilstm.predict_logits(model.to(bilstm.DEVICE), model_rows, collate)
             per_row = (time.monotonic() - start) / len(model_rows)
         seconds.append(per_row * len(rows))
     print(f"\ntable 2: {len(rows):,} rows of {data}, scaled from {len(bert_rows)} (BERT) and "
-          f"{len(rows[:2048]):,} (BiLSTM); {device}, {torch.get_num_threads()} threads")
+          f"{len(rows[:2048]):,} (BiLSTM); {bilstm.DEVICE}, {torch.get_num_threads()} threads")
     print(f"{'':12}{'parameters':>14}{'seconds':>12}    paper (one V100)")
     print(f"{'BERT-large':12}{size:14,}{seconds[0]:12,.2f}    335M, 1060 s")
     print(f"{'BiLSTM':12}{student.num_parameters():14,}{seconds[1]:12,.2f}    0.96M, 2.44 s")
@@ -295,10 +289,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
         super().step()  # the other parameters
 
     def update_rows(self, weight: Tensor, lr: float, rho: float, eps: float) -> None:
-        """square_avg: mean squared gradients; acc_delta: mean squared updates (torch's names).
-
-        U: the distinct words of the batch.
-        """
+        """square_avg: mean squared gradients; acc_delta: mean squared updates (torch's names)."""
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(1)
@@ -306,7 +297,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
             state["square_avg"] = torch.zeros_like(weight)
             state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
-        rows = gradient.indices()[0]                                                  # (U,)
+        rows = gradient.indices()[0]                # (U,) the distinct words of the batch
         g = gradient.values()                                                         # (U, E)
         state["step"] += 1
         # catch up on the steps without a gradient: 3 if a word was in batch 1 and next in batch 5
@@ -337,11 +328,9 @@ def parse_arguments() -> Namespace:
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")
     add("--fc", type=int, default=200, help="ReLU units (§4.2: 200 or 400; default: 200)")
     add("--batch-size", type=int, help="default: 50, for pairs 256 (§4.2)")
-    add("--epochs", type=int, default=30, help="maximum (the authors' code: 30); training stops "
-        "after 5 epochs without improvement")
+    add("--epochs", type=int, default=30, help="maximum (default: 30, as in the authors' code)")
     add("--seed", type=int, default=0, help="default: 0")
     add("--resume", action="store_true", help="continue interrupted training")
-    add("--cpu", action="store_true", help="do not use a GPU")
     add("--table1", action="store_true", help="also train on hard labels, and print table 1")
     add("--table2", action="store_true", help="only print table 2")
     add("-o", "--output", help="default: STEM, or STEM.hard with --alpha 1")
@@ -358,9 +347,8 @@ def parse_arguments() -> Namespace:
 def main() -> None:
     args = parse_arguments()
     fetch_glue(args.data)
-    device = bilstm.pick_device(args.cpu)
     if args.table2:
-        return print_table2(args.data, args.hidden, args.fc, device)
+        return print_table2(args.data, args.hidden, args.fc)
     # Check now what would otherwise fail after hours.
     dev_rows = read_dev(args.data)
     num_labels = len({row.label for row in read_rows(args.data)} - {""})
@@ -375,9 +363,9 @@ def main() -> None:
         raise UserError(f"{output}: its folder is missing or not writable")
     train_path = args.logits or args.data
     if not args.logits and args.alpha < 1:
-        train_path = make_logits(args.data, args.n_iter, args.teacher, device)
+        train_path = make_logits(args.data, args.n_iter, args.teacher)
     batch_size = args.batch_size or (256 if len(dev_rows[0].texts) == 2 else 50)
-    options = {"vectors_path": args.vectors, "hidden": args.hidden, "fc": args.fc, "device": device,
+    options = {"vectors_path": args.vectors, "hidden": args.hidden, "fc": args.fc,
                "batch_size": batch_size, "epochs": args.epochs, "seed": args.seed,
                "resume": args.resume}
     scores = train_student(args.data, train_path, output, alpha=args.alpha, **options)

@@ -17,7 +17,6 @@ import shutil
 import socket
 import unicodedata
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections import Counter
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain, islice
@@ -31,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from augment import (Row, UserError, atomic_write, check_output, dataset_stem, progress, read_dev,
                      read_rows, read_train, run, sort_classes, use_existing, write_header)
-from bilstm import (Ids, class_indices, load, metrics, pick_device, predict_logits, save,
+from bilstm import (DEVICE, Ids, class_indices, load, metrics, predict_logits, save,
                     shuffled_batches)
 
 CHUNK = 4096  # our choice: rows saved together, about a minute of BERT-base on two cores
@@ -68,9 +67,6 @@ def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processe
     parts = f"{output}.{os.path.basename(teacher.folder)}.{num_rows}.parts"
     os.makedirs(parts, exist_ok=True)
     paths = [f"{parts}/{number:06}.tsv" for number in range(math.ceil(num_rows / CHUNK))]
-    finished = sum(map(os.path.exists, paths))
-    if finished and rank == 0:
-        print(f"using {finished} of {len(paths)} chunks in {parts} (delete it to label all rows)")
     rows = read_rows(data)
     for number, path in enumerate(progress(paths, "labelling, chunks")):
         chunk = list(islice(rows, CHUNK))
@@ -99,16 +95,15 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
         print("no labelled dev rows: the teacher's accuracy is unknown")
         return
     logits = label_rows(teacher, rows)
-    labels = [row.label for row in rows]
-    indices = class_indices(labels, teacher.classes, f"{data} with teacher {teacher.folder}")
-    accuracy = metrics(logits, indices)["acc"]
-    majority = max(Counter(labels).values()) / len(rows)
+    labels = class_indices([row.label for row in rows], teacher.classes,
+                           f"{data} with teacher {teacher.folder}")
+    accuracy = metrics(logits, labels)["acc"]
+    majority = labels.bincount().max() / len(rows)
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
-        raise UserError(f"{teacher.folder} is no better than the majority class; its outputs stand "
-                        f"for {', '.join(teacher.classes)}, in this order (see id2label in "
-                        "config.json). If it was fine-tuned here, delete it and run "
-                        "teacher_logits.py with another --lr or more --epochs")
+        raise UserError(f"{teacher.folder} is no better than the majority class. Its outputs stand "
+                        f"for {', '.join(teacher.classes)} (id2label in config.json). If it was "
+                        "fine-tuned here, delete it and give teacher_logits.py another --lr")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -120,8 +115,7 @@ EPOCHS = 3                                 # our choice, as in BERT
 BATCH = 32                                 # our choice, as in BERT
 
 
-def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates: list[float],
-              epochs: int) -> None:
+def fine_tune(encoder: Teacher, data: str, learning_rates: list[float], epochs: int) -> None:
     """Train an encoder on STEM.tsv with a new classifier; the best epoch on dev -> STEM.teacher."""
     output = dataset_stem(data) + ".teacher"
     path = dataset_stem(data) + ".tsv"
@@ -129,8 +123,8 @@ def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates:
     dev_rows = read_dev(path)
     classes = sort_classes(row.label for row in rows)
     if len(classes) < 2 or not dev_rows:
-        raise UserError(f"{path}: fine-tuning {encoder.folder} needs labelled rows of at least two "
-                        "classes, and labelled dev rows")
+        raise UserError(f"{path}: fine-tuning {encoder.folder} needs labels of two classes or more, "
+                        "and labelled dev rows")
     labels = class_indices([row.label for row in rows], classes, path)
     dev_labels = class_indices([row.label for row in dev_rows], classes, f"dev rows of {path}")
     inputs = [encoder.tokenizer.encode(row.texts) for row in rows]
@@ -139,7 +133,7 @@ def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates:
     for lr in learning_rates:
         torch.manual_seed(0)
         model = copy.deepcopy(encoder.model)
-        model.classifier = nn.Linear(encoder.config["hidden_size"], len(classes)).to(device)
+        model.classifier = nn.Linear(encoder.config["hidden_size"], len(classes)).to(DEVICE)
         nn.init.normal_(model.classifier.weight, std=0.02)  # as in BERT
         nn.init.zeros_(model.classifier.bias)
         teacher = encoder._replace(model=model, classes=classes)
@@ -151,8 +145,8 @@ def fine_tune(encoder: Teacher, data: str, device: torch.device, learning_rates:
             title = f"fine-tuning, lr {lr:g}, epoch {epoch} of {epochs}"
             model.train()
             for index in progress(shuffled_batches(inputs, BATCH), f"{title}, batches"):
-                logits = model(*collate([inputs[i] for i in index], device))            # (B, C)
-                loss = F.cross_entropy(logits, labels[index].to(device))
+                logits = model(*collate([inputs[i] for i in index]))                    # (B, C)
+                loss = F.cross_entropy(logits, labels[index].to(DEVICE))
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # our choice, as in BERT
@@ -224,9 +218,8 @@ class Bert(nn.Module):
             "encoder": nn.ModuleDict({"layer": nn.ModuleList(layers)}),
             "pooler": nn.ModuleDict({"dense": nn.Linear(d, d)})})
         self.dropout = nn.Dropout(0.1)
-        self.classifier = nn.Identity()  # an encoder has no classifier; fine_tune adds it
-        if num_classes:
-            self.classifier = nn.Linear(d, num_classes)
+        # an encoder has no classifier; fine_tune adds it
+        self.classifier = nn.Linear(d, num_classes) if num_classes else nn.Identity()
 
     def forward(self, ids: Tensor, segments: Tensor, mask: Tensor) -> Tensor:
         """Three tensors (B, T) from `collate` -> logits (B, C)."""
@@ -245,13 +238,13 @@ class Bert(nn.Module):
         return self.classifier(self.dropout(pooled))                                    # (B, C)
 
 
-def collate(rows: list[Ids], device: torch.device) -> list[Tensor]:
+def collate(rows: list[Ids]) -> list[Tensor]:
     """Pad B rows of (ids, segments): both (B, T), and a mask (B, T) that is False on padding."""
     ids = pad_sequence([torch.tensor(ids) for ids, _ in rows], batch_first=True)
     segments = pad_sequence([torch.tensor(segments) for _, segments in rows], batch_first=True)
     lengths = torch.tensor([len(ids) for ids, _ in rows])                               # (B,)
     mask = torch.arange(ids.shape[1]) < lengths[:, None]                                # (B, T)
-    return [ids.to(device), segments.to(device), mask.to(device)]
+    return [ids.to(DEVICE), segments.to(DEVICE), mask.to(DEVICE)]
 
 
 # ---- WordPiece, BERT's tokenizer -----------------------------------------------------------------
@@ -337,7 +330,7 @@ DEFAULTS = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
-def load_teacher(name: str | None, data: str, device: torch.device, lr: list[float] | None = None,
+def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
                  epochs: int | None = None) -> Teacher:
     """The teacher that labels `data`; `name` is a folder, or owner/name on Hugging Face.
 
@@ -350,15 +343,15 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
         name = DEFAULT_TEACHERS.get(os.path.basename(stem), BASE)
         if os.path.isdir(own):
             name = own
-    teacher = load_checkpoint(fetch(name), device)
+    teacher = load_checkpoint(fetch(name))
     has_classifier = isinstance(teacher.model.classifier, nn.Linear)
     if has_classifier and (lr or epochs):
         raise UserError(f"--lr and --epochs have no effect: {teacher.folder} is fine-tuned already")
     if not has_classifier:
         if os.path.exists(own):
             raise UserError(f"{own} exists, so omit --teacher, --lr and --epochs, or delete {own}")
-        fine_tune(teacher, data, device, lr or LEARNING_RATES, epochs or EPOCHS)
-        teacher = load_checkpoint(own, device)
+        fine_tune(teacher, data, lr or LEARNING_RATES, epochs or EPOCHS)
+        teacher = load_checkpoint(own)
     labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     num_classes = teacher.model.classifier.out_features
     return teacher._replace(classes=class_names(teacher.config, labels, num_classes))
@@ -366,10 +359,8 @@ def load_teacher(name: str | None, data: str, device: torch.device, lr: list[flo
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
     """In output order: id2label's names, else 0, 1, ...; if the rows have C other labels, those."""
-    id2label = config.get("id2label", {})
-    names = [id2label[i] for i in sorted(id2label, key=int)]
-    if len(names) != num_classes or names[0] == "LABEL_0":  # id2label names nothing
-        names = [str(i) for i in range(num_classes)]
+    id2label = config.get("id2label", {})  # {"0": "LABEL_0", ...} stands for no names
+    names = [id2label.get(str(i), str(i)).removeprefix("LABEL_") for i in range(num_classes)]
     if len(labels) == num_classes and not labels <= set(names):
         names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
     return names
@@ -397,7 +388,7 @@ def fetch(name: str) -> str:
     return folder
 
 
-def load_checkpoint(folder: str, device: torch.device) -> Teacher:
+def load_checkpoint(folder: str) -> Teacher:
     """Read a BERT, with or without a classifier."""
     config = {**DEFAULTS, **read_json(f"{folder}/config.json")}
     for key in ("model_type", "hidden_act"):
@@ -422,8 +413,9 @@ def load_checkpoint(folder: str, device: torch.device) -> Teacher:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # a key is missing or unexpected, or a shape is wrong
-        raise UserError(f"{folder}: {' '.join(str(error).split())[:300]}") from None
-    return Teacher(folder, config, tokenizer, model.to(device), [])
+        lines = [line.strip()[:100] for line in str(error).splitlines()]
+        raise UserError(f"{folder}: {' '.join(lines[:4])}") from None
+    return Teacher(folder, config, tokenizer, model.to(DEVICE), [])
 
 
 def read_json(path: str) -> dict:
@@ -450,9 +442,6 @@ def read_weights(folder: str) -> dict[str, Tensor]:
         # cls.: the heads of BERT's pre-training tasks
         if not name.startswith("cls.") and not name.endswith("position_ids"):
             weights[name] = weight
-    if "bert.embeddings.word_embeddings.weight" not in weights:
-        raise UserError(f"{path}: expected keys such as bert.embeddings.word_embeddings.weight, "
-                        f"found {', '.join(list(saved)[:3])}")
     return weights
 
 
@@ -476,14 +465,12 @@ def read_safetensors(path: str) -> dict[str, Tensor]:
 def save_teacher(folder: str, teacher: Teacher) -> None:
     """Write a checkpoint that --teacher and the transformers library can read."""
     os.makedirs(folder, exist_ok=True)
-    config = {**teacher.config, "architectures": ["BertForSequenceClassification"],
-              "id2label": dict(enumerate(teacher.classes)),
-              "label2id": {name: i for i, name in enumerate(teacher.classes)}}
-    with atomic_write(f"{folder}/config.json") as f:
+    config = {**teacher.config, "id2label": dict(enumerate(teacher.classes))}
+    with open(f"{folder}/config.json", "w") as f:
         json.dump(config, f, indent=1)
-    with atomic_write(f"{folder}/tokenizer_config.json") as f:
+    with open(f"{folder}/tokenizer_config.json", "w") as f:
         json.dump({"do_lower_case": teacher.tokenizer.uncased}, f)
-    with atomic_write(f"{folder}/vocab.txt") as f:
+    with open(f"{folder}/vocab.txt", "w", encoding="utf-8", newline="\n") as f:
         f.writelines(token + "\n" for token in teacher.tokenizer.vocabulary)
     save(f"{folder}/pytorch_model.bin", dict(teacher.model.state_dict()))
 
@@ -492,24 +479,21 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("tsv", help="rows to label: STEM.transfer.tsv, or any other file")
-    add("--teacher", help="a folder, or owner/name on Hugging Face; without a classifier, it is "
-        "first fine-tuned on STEM.tsv and kept as STEM.teacher (default: STEM.teacher if it exists,"
-        " else textattack's for sst2, qqp and mnli, else BERT-base)")
+    add("--teacher", help="a folder, or owner/name on Hugging Face (default: STEM.teacher if it "
+        "exists, else textattack's for sst2, qqp and mnli, else BERT-base)")
     add("--lr", type=float, nargs="+", help="learning rates to try (§4: 2e-5 3e-5 4e-5 5e-5)")
     add("--epochs", type=int, help="fine-tuning epochs for each rate (as in BERT: 3)")
-    add("--cpu", action="store_true", help="do not use a GPU")
     add("-o", "--output", help="default: X.logits.tsv for X.tsv and X.transfer.tsv")
     args = parser.parse_args()
     output = args.output or args.tsv.removesuffix(".tsv").removesuffix(".transfer") + ".logits.tsv"
     check_output(output, [args.tsv])
     if use_existing(output, {"--teacher": args.teacher, "--lr": args.lr, "--epochs": args.epochs}):
         return
-    device = pick_device(args.cpu)
     rank = int(os.environ.get("RANK", 0))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", 1))
     folder = [args.teacher]  # a list, which broadcast_object_list fills in
     if rank == 0:
-        teacher = load_teacher(args.teacher, args.tsv, device, args.lr, args.epochs)
+        teacher = load_teacher(args.teacher, args.tsv, args.lr, args.epochs)
         check_teacher(teacher, args.tsv, output)
         folder = [teacher.folder]
     if processes > 1:
@@ -517,7 +501,7 @@ def main() -> None:
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.broadcast_object_list(folder)
     if rank > 0:
-        teacher = load_teacher(folder[0], args.tsv, device)
+        teacher = load_teacher(folder[0], args.tsv)
     label_file(teacher, args.tsv, output, rank, processes)
 
 
