@@ -3,8 +3,8 @@
     python augment.py sst2.tsv              # -> sst2.transfer.tsv
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
 
-The three rules and the transfer set come first. Supporting code follows: the part-of-speech tagger,
-tokenization, TSV files, GLUE's archives and shared helpers. Only the standard library is used.
+The three rules and the transfer set come first. Supporting code follows, some of it for the other
+scripts, too. Only the standard library is used.
 STEM is the common start of a task's file names: sst2 in sst2.tsv, sst2.dev.tsv, sst2.transfer.tsv.
 """
 import hashlib
@@ -144,8 +144,9 @@ class Tagger:
 
     def scores_of(self, word: str) -> dict[str, int]:
         """A word's likely tags; for an unknown word, those of its longest known ending."""
-        keys = [word, *reversed(endings(word))]
-        return next(self.scores[key] for key in keys if key in self.scores)
+        if word in self.scores:
+            return self.scores[word]
+        return next(self.scores[key] for key in reversed(endings(word)) if key in self.scores)
 
     def tag(self, text: str) -> Tagged:
         """Viterbi's algorithm: "a fine film" -> [("a", "DT"), ("fine", "JJ"), ("film", "NN")]"""
