@@ -23,7 +23,7 @@ from datetime import timedelta
 from functools import lru_cache
 from http.client import HTTPException
 from itertools import chain, islice
-from math import isfinite, nan
+from math import isfinite
 from random import Random
 from typing import Callable, Iterable, Iterator, NamedTuple, Sequence, TextIO
 from urllib.request import urlopen
@@ -132,15 +132,15 @@ class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
     data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 times the log;
-    P(tag | word) / P(tag) replaces P(word | tag): by Bayes' rule, their ratio depends on the word
-    alone, not on the tag.
+    P(tag | word) / P(tag) replaces P(word | tag): by Bayes' rule, this drops only the factor
+    P(word), which is the same for all tags.
     """
 
     def __init__(self, path: str = SCORES):
         with open(path, encoding="utf-8") as f:
             tables = json.load(f)
         self.transition = tables["transition"]  # {"DT": {"NN": -711}}: a noun after a determiner
-        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; has endings, too
+        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; also has endings
 
     def scores_of(self, word: str) -> dict[str, int]:
         """A word's likely tags; for an unknown word, those of its longest known ending."""
@@ -166,12 +166,12 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """The keys of its endings: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; a is its shape"""
+    """A word's endings, as keys: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; "a" is its shape"""
     shape = "-"      # any other word
     if word.isalpha():
         shape = "a"  # only letters
     elif word[0].isdigit():
-        shape = "0"  # a digit first
+        shape = "0"  # starts with a digit
     return ["", *(f"{shape} {word[len(word) - n:]}" for n in range(min(3, len(word)) + 1))]
 
 
@@ -248,9 +248,10 @@ def read_rows(path: str) -> Iterator[Row]:
         cell = dict(zip(names, cells))
         try:
             logits = {name: float(cell[f"logit_{name.lower()}"]) for name in classes}
+            is_finite = all(map(isfinite, logits.values()))
         except ValueError:
-            logits = {"": nan}
-        if not all(map(isfinite, logits.values())):
+            is_finite = False
+        if not is_finite:
             raise UserError(f"{path}, line {n}: expected a finite number in each logit column")
         label = cell.get(label_name, "").strip()
         if label == "-":
@@ -291,7 +292,7 @@ def is_held_out(row: Row) -> bool:
 
 
 def read_train(path: str, data: str) -> Iterator[Row]:
-    """The rows of `path`, without the held-out ones if there is no dev file for `data`."""
+    """The rows of `path`; if `data` has no dev file, only those that are not held out."""
     has_dev = os.path.exists(dataset_stem(data) + ".dev.tsv")
     return (row for row in read_rows(path) if has_dev or not is_held_out(row))
 
@@ -343,7 +344,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script. A user's mistake prints one line, a bug a traceback."""
+    """Run a script. User errors print one line, bugs a traceback."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:
@@ -402,7 +403,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a TSV in GLUE's format: sentences, or pairs of sentences")
     parser.add_argument("-o", "--output", help="default: STEM.transfer.tsv")
-    parser.add_argument("--n-iter", type=int, help="attempts per row (§3.3: 20, for pairs 10)")
+    parser.add_argument("--n-iter", type=int, help="attempts per row (§3.3: 20; 10 for pairs)")
     parser.add_argument("--p-mask", type=float, default=0.1, help="P(mask) (§3.3: %(default)s)")
     parser.add_argument("--p-pos", type=float, default=0.1, help="P(replace) (§3.3: %(default)s)")
     parser.add_argument("--p-ng", type=float, default=0.25, help="P(n-gram) (§3.3: %(default)s)")

@@ -75,7 +75,7 @@ class BiLSTM(nn.Module):
 
 
 # ---- Batches and prediction ----------------------------------------------------------------------
-# a row: for the student, the token ids of each sentence; for BERT, token ids and segments
+# one row: for the student, the token ids of each sentence; for BERT, see WordPiece.encode
 Ids = tuple[list[int], ...]
 
 
@@ -111,7 +111,7 @@ PREDICTION_BATCH = 128  # our choice: fast on two cores and on a GPU, for the te
 def predict_logits(model: nn.Module, rows: list[Ids], make_batch: Callable = collate) -> Tensor:
     """Logits (N, C) on the CPU, in the order of the rows. The model is a BiLSTM or a BERT."""
     model.eval()
-    # Sort by length to limit padding. Longest first, so running out of memory shows at once.
+    # Sort by length to limit padding. Longest first, so a lack of memory shows up at once.
     order = sorted(range(len(rows)), key=lambda i: max(map(len, rows[i])), reverse=True)
     logits = []
     for start in range(0, len(order), PREDICTION_BATCH):
@@ -174,7 +174,7 @@ def load_student(path: str) -> Student:
 
 def save(path: str, state: dict) -> None:
     """torch.save that leaves a complete file or none."""
-    with atomic_write(path) as f:  # to a path, torch would report a full disk as a RuntimeError
+    with atomic_write(path) as f:  # given a path, torch reports a full disk as a RuntimeError
         torch.save(state, f.buffer)
 
 

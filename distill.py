@@ -71,8 +71,8 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: a prefix for the names of the scores -> a dev set. The best epoch is the best on
-    dev_sets[""]. OUTPUT.training.pt holds the state for `resume`.
+    dev_sets: {"": dev, "mm-": MNLI's mismatched dev}. A key is put before the names of its scores;
+    the first dev set picks the best epoch. OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
     # On a CPU, sparse gradients of the embedding double the speed (see AdadeltaByRows).
@@ -155,7 +155,7 @@ def make_examples(rows: Iterable[Row], path: str, vocabulary: dict[str, int],
         if row.label or row.logits:
             ids.append(bilstm.encode_row(row.texts, vocabulary))
             labels.append(row.label)
-            logits.extend(row.logits.values() or [0.0] * len(classes))
+            logits.extend(row.logits.get(name, 0.0) for name in classes)
     teacher_logits = torch.frombuffer(logits, dtype=torch.float32).view(len(ids), len(classes))
     return Examples(ids, bilstm.class_indices(labels, classes, path), teacher_logits)
 
@@ -196,7 +196,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = words_of(read_train(train_path, data))
-    other_words = set()  # of dev and test: without them, 6% of SST-2's dev tokens would be unknown
+    other_words = set()  # dev's and test's; without them, 6% of SST-2's dev tokens are unknown
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
             other_words.update(words_of(read_rows(stem + ending)))
@@ -322,7 +322,7 @@ def parse_arguments() -> Namespace:
     add("data", help="STEM.tsv, the training rows; dev rows: STEM.dev.tsv, or a tenth of these")
     add("--logits", metavar="TSV", help="train on this file, which has logits")
     add("--teacher", help="folder, or owner/name on Hugging Face (default: see teacher_logits.py)")
-    add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20, for pairs 10)")
+    add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20; 10 for pairs)")
     add("--alpha", type=float, default=0.0, help="weight of the labels; 1: labels only (§3.2: 0)")
     add("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText (default: random)")
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")

@@ -101,9 +101,9 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     majority = labels.bincount().max() / len(rows)
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
-        raise UserError(f"{teacher.folder} is no better than the majority class. Its outputs stand "
-                        f"for {', '.join(teacher.classes)} (id2label in config.json). If it was "
-                        "fine-tuned here, delete it and give teacher_logits.py another --lr")
+        raise UserError(f"{teacher.folder} is no better than the majority class. Are its outputs "
+                        f"{', '.join(teacher.classes)}, in this order (id2label in config.json)? If "
+                        "it was fine-tuned here, delete it and run teacher_logits.py --lr LR")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -326,7 +326,7 @@ DEFAULT_TEACHERS = {"sst2": "textattack/bert-base-uncased-SST-2",  # BERT-base, 
 FILES = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
          "model.safetensors", "pytorch_model.bin"]  # one of the last two is enough
 DEFAULTS = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12,
-            "type_vocab_size": 2, "max_position_embeddings": 512}  # of config.json
+            "type_vocab_size": 2, "max_position_embeddings": 512}  # where config.json is silent
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 
 
@@ -358,8 +358,8 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """In output order: id2label's names, else 0, 1, ...; if the rows have C other labels, those."""
-    id2label = config.get("id2label", {})  # {"0": "LABEL_0", ...} stands for no names
+    """Output i is named by id2label, else i. C labels that differ replace the names, sorted."""
+    id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
     names = [id2label.get(str(i), str(i)).removeprefix("LABEL_") for i in range(num_classes)]
     if len(labels) == num_classes and not labels <= set(names):
         names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
@@ -367,7 +367,7 @@ def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
 
 
 def fetch(name: str) -> str:
-    """The folder of a teacher. owner/name is downloaded once, into torch.hub's cache."""
+    """A teacher's folder. owner/name is downloaded once, into torch.hub's cache."""
     if os.path.isdir(name):
         return os.path.abspath(name)
     if not re.fullmatch(r"[\w-]+/\w[\w.-]*", name):
