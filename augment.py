@@ -179,8 +179,8 @@ def endings(word: str) -> list[str]:
 MAX_WORDS = 512  # our choice: later words are dropped; BERT reads only 128 subwords
 # "(don't," -> "(" "don't" ","; the characters ' [ ] and - may belong to the word: 's, [MASK]
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
-REPEATED = re.compile(r"[?!]+|(.)\1*")                      # "),..." -> ")" "," "..."
-CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # do n't 've
+REPEATED = re.compile(r"[?!]+|(.)\1*")                            # "),..." -> ")" "," "..."
+CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # "don't've" -> "do" "n't" "'ve"
 # These words keep their period, as do single letters (j. r.) and initials (u.s.).
 ABBREVIATION = re.compile("mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|ltd|co|corp|no|al|bros|sept|wash|pa"
                           r"|[^\W\d]|.*\.[^\W\d]{1,2}")
