@@ -150,8 +150,9 @@ def classify(student: Student, texts: Iterable) -> list[tuple[str, float]]:
     """["a fine film"] or, for pairs, [("a", "b")] -> [("1", 0.97)]: labels and probabilities"""
     rows = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
     expected = 2 if student.model.pair else 1
-    if any(len(row) != expected for row in rows):
-        raise UserError(f"expected rows of {expected} sentence(s)")
+    for row in rows:
+        if len(row) != expected:
+            raise UserError(f"{row}: expected {expected} sentence(s), found {len(row)}")
     rows = [encode_row(row, student.vocabulary) for row in rows]
     probabilities, best = predict_logits(student.model, rows).softmax(dim=1).max(dim=1)
     labels = [student.classes[i] for i in best.tolist()]
@@ -174,8 +175,10 @@ def load_student(path: str) -> Student:
 
 def save(path: str, state: dict) -> None:
     """torch.save that leaves a complete file or none."""
-    with atomic_write(path) as f:  # given a path, torch reports a full disk as a RuntimeError
-        torch.save(state, f.buffer)
+    data = io.BytesIO()  # torch.save to a file reports a full disk or Ctrl-C as a RuntimeError
+    torch.save(state, data)
+    with atomic_write(path) as f:
+        f.buffer.write(data.getbuffer())
 
 
 def load(path: str) -> dict:

@@ -67,6 +67,9 @@ def label_file(teacher: Teacher, data: str, output: str, rank: int = 0, processe
     parts = f"{output}.{os.path.basename(teacher.folder)}.{num_rows}.parts"
     os.makedirs(parts, exist_ok=True)
     paths = [f"{parts}/{number:06}.tsv" for number in range(math.ceil(num_rows / CHUNK))]
+    finished = sum(map(os.path.exists, paths))
+    if finished and rank == 0:
+        print(f"using {finished} of {len(paths)} chunks in {parts} (delete it to label all rows)")
     rows = read_rows(data)
     for number, path in enumerate(progress(paths, "labelling, chunks")):
         chunk = list(islice(rows, CHUNK))
@@ -102,8 +105,8 @@ def check_teacher(teacher: Teacher, data: str, output: str) -> None:
     print(f"teacher   {teacher.folder}: dev acc {accuracy:.4f}, majority class {majority:.4f}")
     if accuracy <= majority:
         raise UserError(f"{teacher.folder} is no better than the majority class. Are its outputs "
-                        f"{', '.join(teacher.classes)}, in this order (id2label in config.json)? If "
-                        "it was fine-tuned here, delete it and run teacher_logits.py --lr LR")
+                        f"{', '.join(teacher.classes)}, in this order (id2label in config.json)? "
+                        "If it was fine-tuned here, delete it and run teacher_logits.py --lr LR")
     with atomic_write(dataset_stem(output) + ".dev.logits.tsv") as f:
         write_header(f, len(rows[0].texts) == 2, teacher.classes)
         write_rows(f, rows, logits)
@@ -123,8 +126,8 @@ def fine_tune(encoder: Teacher, data: str, learning_rates: list[float], epochs: 
     dev_rows = read_dev(path)
     classes = sort_classes(row.label for row in rows)
     if len(classes) < 2 or not dev_rows:
-        raise UserError(f"{path}: fine-tuning {encoder.folder} needs labels of two classes or more, "
-                        "and labelled dev rows")
+        raise UserError(f"{path}: fine-tuning {encoder.folder} needs labels of at least two "
+                        "classes, and labelled dev rows")
     labels = class_indices([row.label for row in rows], classes, path)
     dev_labels = class_indices([row.label for row in dev_rows], classes, f"dev rows of {path}")
     inputs = [encoder.tokenizer.encode(row.texts) for row in rows]
@@ -360,7 +363,7 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
     """Output i is named by id2label, else i. C labels that differ replace the names, sorted."""
     id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
-    names = [id2label.get(str(i), str(i)).removeprefix("LABEL_") for i in range(num_classes)]
+    names = [str(id2label.get(str(i), i)).removeprefix("LABEL_") for i in range(num_classes)]
     if len(labels) == num_classes and not labels <= set(names):
         names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
     return names

@@ -526,7 +526,7 @@ def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_ch
             with stop_after(step):
                 call(teacher_logits, data, "--teacher", folder, error="stopped")
             with mock.patch("teacher_logits.label_rows", wraps=teacher_logits.label_rows) as label:
-                call(teacher_logits, data, "--teacher", folder)
+                assert f"using {step} of 4" in call(teacher_logits, data, "--teacher", folder)
             assert label.call_count == 4 - step and snapshot(folder) == files
         again = [data, "-o", f"{folder}/y", "--teacher"]
         with stop_after(2):
@@ -539,7 +539,7 @@ def test_the_outputs_stand_for_id2labels_names_or_the_labels_of_the_rows_or_numb
     for names, labels, expected in [
             (["neg", "pos"], ["pos"], "neg pos"), (["neg", "pos"], ["1", "0"], "0 1"),
             (["neg", "pos"], ["a", "b", "c"], "neg pos"), (["LABEL_0", "LABEL_1"], [], "0 1"),
-            (["LABEL_0", "LABEL_1"], ["yes", "no"], "no yes"), ([], ["1"], "0 1")]:
+            (["LABEL_0", "LABEL_1"], ["yes", "no"], "no yes"), ([], [], "0 1"), ([0, 1], [], "0 1")]:
         config = {"id2label": {str(i): names[i] for i in reversed(range(len(names)))}}
         assert teacher_logits.class_names(config, set(labels), 2) == expected.split()
 
