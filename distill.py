@@ -333,7 +333,7 @@ def parse_arguments() -> Namespace:
     add("--resume", action="store_true", help="continue interrupted training")
     add("--table1", action="store_true", help="also train on hard labels, and print table 1")
     add("--table2", action="store_true", help="only print table 2")
-    add("-o", "--output", help="default: STEM, or STEM.hard with --alpha 1")
+    add("-o", "--output", help="for OUTPUT.student.pt (default: STEM, or STEM.hard with --alpha 1)")
     args = parser.parse_args()
     if args.data != dataset_stem(args.data) + ".tsv":
         parser.error(f"{args.data}: expected the training rows, a file STEM.tsv")

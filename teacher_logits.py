@@ -340,6 +340,7 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
     Default: STEM.teacher if it exists, else textattack's model for sst2, qqp or mnli, else
     BERT-base. A model without a classifier is fine-tuned and kept as STEM.teacher.
     """
+    labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     stem = dataset_stem(data)
     own = stem + ".teacher"
     if name is None:
@@ -355,7 +356,6 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
             raise UserError(f"{own} exists, so omit --teacher, --lr and --epochs, or delete {own}")
         fine_tune(teacher, data, lr or LEARNING_RATES, epochs or EPOCHS)
         teacher = load_checkpoint(own)
-    labels = {row.label for row in chain(read_rows(data), read_dev(data)) if row.label}
     num_classes = teacher.model.classifier.out_features
     return teacher._replace(classes=class_names(teacher.config, labels, num_classes))
 

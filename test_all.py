@@ -539,7 +539,7 @@ def test_the_outputs_stand_for_id2labels_names_or_the_labels_of_the_rows_or_numb
     for names, labels, expected in [
             (["neg", "pos"], ["pos"], "neg pos"), (["neg", "pos"], ["1", "0"], "0 1"),
             (["neg", "pos"], ["a", "b", "c"], "neg pos"), (["LABEL_0", "LABEL_1"], [], "0 1"),
-            (["LABEL_0", "LABEL_1"], ["yes", "no"], "no yes"), ([], [], "0 1"), ([0, 1], [], "0 1")]:
+            (["LABEL_0", "LABEL_1"], ["b", "a"], "a b"), ([], [], "0 1"), ([0, 1], [], "0 1")]:
         config = {"id2label": {str(i): names[i] for i in reversed(range(len(names)))}}
         assert teacher_logits.class_names(config, set(labels), 2) == expected.split()
 
