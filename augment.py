@@ -131,16 +131,16 @@ EDGE = "EDGE"  # the tag before the first word and after the last
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    data/make_pos_scores.py estimated both from a treebank. The tables hold 1000 times the log;
-    P(tag | word) / P(tag) replaces P(word | tag): by Bayes' rule, this drops only the factor
-    P(word), which is the same for all tags.
+    data/make_pos_scores.py made the tables from a treebank: 1000 log P(tag | previous) and
+    1000 log (P(tag | word) / P(tag)). By Bayes' rule, that ratio is P(word | tag) / P(word), and
+    P(word) is the same for all tags.
     """
 
     def __init__(self, path: str = SCORES):
         with open(path, encoding="utf-8") as f:
             tables = json.load(f)
         self.transition = tables["transition"]  # {"DT": {"NN": -711}}: a noun after a determiner
-        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; also has endings
+        self.scores = tables["scores"]          # {"film": {"NN": 2009}}; see also `endings`
 
     def scores_of(self, word: str) -> dict[str, int]:
         """A word's likely tags; for an unknown word, those of its longest known ending."""
@@ -166,8 +166,8 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """A word's endings, as keys: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; "a" is its shape"""
-    shape = "-"      # any other word
+    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"], shape a and last letters"""
+    shape = "-"
     if word.isalpha():
         shape = "a"  # only letters
     elif word[0].isdigit():
@@ -344,7 +344,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script. User errors print one line, bugs a traceback."""
+    """Run a script. A user error prints one line; a bug, a traceback."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
     try:

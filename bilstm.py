@@ -61,7 +61,7 @@ class BiLSTM(nn.Module):
         return torch.cat(states, dim=1)                                            # (B, 2H)
 
     def forward(self, first: list[Tensor], second: list[Tensor] | None = None) -> Tensor:
-        """first, second: [ids, reversed ids, lengths] of a row's sentences -> logits (B, C)."""
+        """first, second: [ids, reversed ids, lengths] of the sentences -> logits (B, C)."""
         h = self.encode(*first)                                                    # (B, 2H)
         if self.pair:
             h2 = self.encode(*second)                                              # (B, 2H)
@@ -174,8 +174,8 @@ def load_student(path: str) -> Student:
 
 
 def save(path: str, state: dict) -> None:
-    """torch.save that leaves a complete file or none."""
-    data = io.BytesIO()  # torch.save to a file reports a full disk or Ctrl-C as a RuntimeError
+    """torch.save that writes a complete file or none."""
+    data = io.BytesIO()  # torch.save(path) turns a full disk or Ctrl-C into a RuntimeError
     torch.save(state, data)
     with atomic_write(path) as f:
         f.buffer.write(data.getbuffer())

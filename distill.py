@@ -71,8 +71,8 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: {"": dev, "mm-": MNLI's mismatched dev}. A key is put before the names of its scores;
-    the first dev set picks the best epoch. OUTPUT.training.pt holds the state for `resume`.
+    dev_sets: {"": dev, "mm-": MNLI's mismatched dev}; the keys prefix the scores' names (mm-acc).
+    The first dev set picks the best epoch. OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
     # On a CPU, sparse gradients of the embedding double the speed (see AdadeltaByRows).
@@ -119,8 +119,8 @@ def make_embeddings(words: list[str], other_words: set[str], path: str | None,
                     seed: int) -> tuple[dict[str, int], Tensor]:
     """The vocabulary and the vectors (V, E) that both channels start from.
 
-    It holds all of `words`, and those of `other_words` that have a vector. A word without a vector
-    starts uniform in +-0.25 (DeepLo 2019, §4.2).
+    The vocabulary holds all of `words`, and those of `other_words` that have a vector. A word
+    without a vector starts uniform in +-0.25 (DeepLo 2019, §4.2).
     """
     vectors = {}
     width = 300                                                                       # §4.2
@@ -196,7 +196,8 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = words_of(read_train(train_path, data))
-    other_words = set()  # dev's and test's; without them, 6% of SST-2's dev tokens are unknown
+    # dev (maybe in .tsv) and test; without their words, 6% of SST-2's dev tokens are unknown
+    other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):
             other_words.update(words_of(read_rows(stem + ending)))
@@ -243,8 +244,8 @@ def print_table1(data: str, logits_path: str, distilled: dict, hard: dict) -> No
 def print_table2(data: str, hidden: int, fc: int) -> None:
     """Parameters and inference time of BERT-large and the student, with random weights.
 
-    BERT's rows have 128 tokens, as usual. The student's batches have 128 rows of similar length.
-    The words hardly affect the time, so every word is unknown here.
+    BERT's rows have 128 tokens, the usual length. The student's batches have 128 rows of similar
+    length. The words hardly affect the time, so every word is unknown here.
     """
     rows = [bilstm.encode_row(row.texts, {}) for row in read_rows(data)]
     bert_rows = [([1] * 128, [0] * 128)] * 32  # token ids and segments
@@ -274,9 +275,9 @@ def print_table2(data: str, hidden: int, fc: int) -> None:
 class AdadeltaByRows(torch.optim.Adadelta):
     """AdaDelta that updates only the batch's words in an embedding with sparse=True.
 
-    torch's Adadelta updates all V rows in each step. For a word outside the batch the gradient is
-    zero: AdaDelta leaves its row as it is and decays its two averages by rho. Here that decay is
-    applied when the word is next in a batch.
+    torch's Adadelta updates all V rows in each step. A word outside the batch has zero gradient:
+    its row stays as it is, and its two averages decay by rho. Here that decay is applied when the
+    word is next in a batch.
     """
 
     @torch.no_grad()
@@ -293,7 +294,7 @@ class AdadeltaByRows(torch.optim.Adadelta):
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(1)
-            state["last_step"] = torch.zeros(len(weight))  # of each row's last gradient
+            state["last_step"] = torch.zeros(len(weight))  # each row's last step with a gradient
             state["square_avg"] = torch.zeros_like(weight)
             state["acc_delta"] = torch.zeros_like(weight)
         gradient = weight.grad.coalesce()
@@ -322,7 +323,7 @@ def parse_arguments() -> Namespace:
     add("data", help="STEM.tsv, the training rows; dev rows: STEM.dev.tsv, or a tenth of these")
     add("--logits", metavar="TSV", help="train on this file, which has logits")
     add("--teacher", help="folder, or owner/name on Hugging Face (default: see teacher_logits.py)")
-    add("--n-iter", type=int, help="attempts to augment a row (§3.3: 20; 10 for pairs)")
+    add("--n-iter", type=int, help="attempts per row (§3.3: 20; 10 for pairs)")
     add("--alpha", type=float, default=0.0, help="weight of the labels; 1: labels only (§3.2: 0)")
     add("--vectors", metavar="FILE", help="word2vec (§4.2), GloVe or fastText (default: random)")
     add("--hidden", type=int, default=150, help="LSTM units (§4.2: 150 or 300; default: 150)")
@@ -338,7 +339,7 @@ def parse_arguments() -> Namespace:
     if args.data != dataset_stem(args.data) + ".tsv":
         parser.error(f"{args.data}: expected the training rows, a file STEM.tsv")
     if args.table1 and args.alpha == 1:
-        parser.error("--table1 trains with and without a teacher: leave --alpha 1 out")
+        parser.error("--table1 trains with and without a teacher: omit --alpha 1")
     if (args.logits or args.alpha == 1) and (args.teacher or args.n_iter is not None):
         parser.error("--teacher and --n-iter have no effect with --logits or --alpha 1")
     return args

@@ -186,7 +186,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n = T, but 1 in the last layer."""
+        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n: T, or 1 ([CLS], last layer)."""
         projections = self.attention["self"]
         q = self.split_heads(projections["query"](x))                       # (B, heads, n, D/heads)
         k = self.split_heads(projections["key"](context))                   # (B, heads, T, D/heads)
@@ -267,7 +267,7 @@ class WordPiece:
     def encode(self, texts: tuple[str, ...]) -> Ids:
         """The token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, and their segments, 0 or 1.
 
-        If there are more than max_length tokens, the last ones of the longer text are removed.
+        If there are more than max_length tokens, tokens are removed from the end of the longer text.
         """
         sides = []
         for text in texts:
@@ -301,7 +301,7 @@ class WordPiece:
             end = len(word)
             while end > start and prefix + word[start:end] not in self.vocabulary:
                 end -= 1
-            if end == start or len(word) > 100:  # 100: transformers' limit
+            if end == start or len(word) > 100:  # 100: the limit in transformers
                 return [self.vocabulary["[UNK]"]]
             ids.append(self.vocabulary[prefix + word[start:end]])
             start = end
@@ -361,7 +361,7 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """Output i is named by id2label, else i. C labels that differ replace the names, sorted."""
+    """Class names: id2label's, else 0, 1, ...; if the rows' C labels differ, those, sorted."""
     id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
     names = [str(id2label.get(str(i), i)).removeprefix("LABEL_") for i in range(num_classes)]
     if len(labels) == num_classes and not labels <= set(names):
@@ -442,7 +442,7 @@ def read_weights(folder: str) -> dict[str, Tensor]:
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
         if not name.startswith(("bert.", "classifier.", "cls.")):
             name = "bert." + name
-        # cls.: the heads of BERT's pre-training tasks
+        # names with cls. belong to the heads of BERT's pre-training tasks
         if not name.startswith("cls.") and not name.endswith("position_ids"):
             weights[name] = weight
     return weights
@@ -500,7 +500,7 @@ def main() -> None:
         check_teacher(teacher, args.tsv, output)
         folder = [teacher.folder]
     if processes > 1:
-        # 30 days: processes wait while process 0 fine-tunes, and at the end for the slowest
+        # 30 days: the others wait while process 0 fine-tunes; at the end, all wait for the slowest
         torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
         torch.distributed.broadcast_object_list(folder)
     if rank > 0:
