@@ -3,8 +3,8 @@
     python augment.py sst2.tsv              # -> sst2.transfer.tsv
     python augment.py sst2.tsv --n-iter 5   # fewer synthetic rows
 
-The three rules and the transfer set come first. Supporting code follows, some of it for the other
-scripts, too. Only the standard library is used.
+The three rules and the transfer set come first. Supporting code follows, some of it shared with the
+other scripts. Only the standard library is used.
 STEM is the common start of a task's file names: sst2 in sst2.tsv, sst2.dev.tsv, sst2.transfer.tsv.
 """
 import hashlib
@@ -166,7 +166,7 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"], shape a and last letters"""
+    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; shape "a", last letters"""
     shape = "-"
     if word.isalpha():
         shape = "a"  # only letters
@@ -177,7 +177,7 @@ def endings(word: str) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: later words are dropped; BERT reads only 128 subwords
-# "(don't," -> "(" "don't" ","; the characters ' [ ] and - may belong to the word: 's, [MASK]
+# "(don't," -> "(" "don't" ","; but a word may start with '-[ and end with '-]: 's, [MASK]
 AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
 REPEATED = re.compile(r"[?!]+|(.)\1*")                            # "),..." -> ")" "," "..."
 CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # "don't've" -> "do" "n't" "'ve"
@@ -260,7 +260,7 @@ def read_rows(path: str) -> Iterator[Row]:
         yield Row(tuple(cell[name] for name in text_names), label, logits)
     if broken or not num_rows:
         report = (f"{path}, line {min(broken, default=2)}: expected {len(names)} tab-separated "
-                  f"cells; such errors: {len(broken):,}, good lines: {num_rows:,}")
+                  f"cells; bad lines: {len(broken):,}, good lines: {num_rows:,}")
         if len(broken) > num_rows / 100 or not num_rows:
             raise UserError(report)
         print(f"skipped: {report}", file=sys.stderr)
@@ -330,7 +330,7 @@ def fetch_glue(path: str) -> None:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{url}: its sha256 is not the expected one; try again")
     with zipfile.ZipFile(io.BytesIO(data)) as z:
-        for member in sorted(z.namelist()):  # train.tsv is last: if it exists, the others do, too
+        for member in sorted(z.namelist()):  # train.tsv is last: if it exists, so do the others
             name = os.path.basename(member).replace("_matched", "").replace("_mismatched", "-mm")
             target = f"{stem}.{name}".replace(".train.tsv", ".tsv")
             if re.match("(train|dev|test).*tsv$", name) and not os.path.exists(target):

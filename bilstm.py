@@ -174,7 +174,7 @@ def load_student(path: str) -> Student:
 
 
 def save(path: str, state: dict) -> None:
-    """torch.save that writes a complete file or none."""
+    """torch.save, but it writes a complete file or none."""
     data = io.BytesIO()  # torch.save(path) turns a full disk or Ctrl-C into a RuntimeError
     torch.save(state, data)
     with atomic_write(path) as f:
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("student", help="STEM.student.pt, saved by distill.py")
     parser.add_argument("tsv", nargs="?", help="rows to classify; default: standard input, where a "
                         "pair has a tab between its sentences")
-    parser.add_argument("-o", "--output", help="with a TSV: write GLUE's `index` and `prediction`")
+    parser.add_argument("-o", "--output", help="with a TSV: write GLUE's index and predictions")
     args = parser.parse_args()
     student = load_student(args.student)
     if not args.tsv:

@@ -132,6 +132,7 @@ def fine_tune(encoder: Teacher, data: str, learning_rates: list[float], epochs: 
     dev_labels = class_indices([row.label for row in dev_rows], classes, f"dev rows of {path}")
     inputs = [encoder.tokenizer.encode(row.texts) for row in rows]
     steps = epochs * math.ceil(len(rows) / BATCH)
+    warmup = 0.1 * steps
     best = -1.0
     for lr in learning_rates:
         torch.manual_seed(0)
@@ -143,7 +144,7 @@ def fine_tune(encoder: Teacher, data: str, learning_rates: list[float], epochs: 
         optimizer = torch.optim.Adam(model.parameters(), lr)  # §4
         # our choice, as in BERT: warm up over a tenth of the steps, then decay linearly to 0
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / (0.1 * steps), (1 - step / steps) / 0.9, 1))
+            optimizer, lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup), 1))
         for epoch in range(1, epochs + 1):
             title = f"fine-tuning, lr {lr:g}, epoch {epoch} of {epochs}"
             model.train()
@@ -186,7 +187,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n: T, or 1 ([CLS], last layer)."""
+        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n is T; last layer: 1 ([CLS])."""
         projections = self.attention["self"]
         q = self.split_heads(projections["query"](x))                       # (B, heads, n, D/heads)
         k = self.split_heads(projections["key"](context))                   # (B, heads, T, D/heads)
@@ -361,10 +362,14 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 
 
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
-    """Class names: id2label's, else 0, 1, ...; if the rows' C labels differ, those, sorted."""
+    """The classes in output order: id2label's names or, without it, 0, 1, ...
+
+    If the rows have C labels that are not all among the names, the sorted labels replace them.
+    """
     id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
     names = [str(id2label.get(str(i), i)).removeprefix("LABEL_") for i in range(num_classes)]
-    if len(labels) == num_classes and not labels <= set(names):
+    names_fit = labels <= set(names)
+    if len(labels) == num_classes and not names_fit:
         names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
     return names
 
