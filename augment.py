@@ -131,9 +131,9 @@ EDGE = "EDGE"  # the tag before the first word and after the last
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    data/make_pos_scores.py made the tables from a treebank: 1000 log P(tag | previous) and
-    1000 log (P(tag | word) / P(tag)). By Bayes' rule, that ratio is P(word | tag) / P(word), and
-    P(word) is the same for all tags.
+    data/make_pos_scores.py made the tables from a treebank: log P(tag | previous) and
+    log (P(tag | word) / P(tag)), both times 1000. By Bayes' rule, the ratio is
+    P(word | tag) / P(word), and P(word) is the same for all tags.
     """
 
     def __init__(self, path: str = SCORES):
@@ -166,7 +166,7 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; shape "a", last letters"""
+    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; shape, last 0-3 letters"""
     shape = "-"
     if word.isalpha():
         shape = "a"  # only letters
@@ -177,8 +177,8 @@ def endings(word: str) -> list[str]:
 
 # ---- Words ---------------------------------------------------------------------------------------
 MAX_WORDS = 512  # our choice: later words are dropped; BERT reads only 128 subwords
-# "(don't," -> "(" "don't" ","; but a word may start with '-[ and end with '-]: 's, [MASK]
-AFFIXES = re.compile(r"([^\w'\[-]*)(.*?)([^\w'\]-]*)")
+LEADING = re.compile(r"[^\w'\[-]*")     # punctuation; a word may start with ' [ or - as in 's
+TRAILING = re.compile(r"[^\w'\]-]*$")   # punctuation; a word may end with ' ] or - as in dogs'
 REPEATED = re.compile(r"[?!]+|(.)\1*")                            # "),..." -> ")" "," "..."
 CLITIC = re.compile(r"(?<=.)(n't|'(s|m|d|re|ve|ll))(?=n't|'|$)")  # "don't've" -> "do" "n't" "'ve"
 # These words keep their period, as do single letters (j. r.) and initials (u.s.).
@@ -197,7 +197,10 @@ def tokenize(text: str) -> list[str]:
 @lru_cache(maxsize=1 << 18)
 def split_token(token: str) -> list[str]:
     """Split a token without spaces: "(don't," -> ["(", "do", "n't", ","]"""
-    before, word, after = AFFIXES.fullmatch(token).groups()
+    before = LEADING.match(token)[0]
+    word = token.removeprefix(before)
+    after = TRAILING.search(word)[0]
+    word = word.removesuffix(after)
     if after.startswith(".") and ABBREVIATION.fullmatch(word):
         word += "."
         after = after[1:]

@@ -71,7 +71,7 @@ def train(student: bilstm.Student, train_set: Examples, dev_sets: dict[str, Exam
           alpha: float, batch_size: int, epochs: int, seed: int, resume: bool) -> dict[str, float]:
     """Train, keep the student of the best epoch as OUTPUT.student.pt and return its dev scores.
 
-    dev_sets: {"": dev, "mm-": MNLI's mismatched dev}; a key starts its scores' names (mm-acc).
+    dev_sets: {"": dev, "mm-": MNLI's mismatched dev}; their scores are named acc and mm-acc.
     The first dev set picks the best epoch. OUTPUT.training.pt holds the state for `resume`.
     """
     model = student.model
@@ -196,7 +196,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = words_of(read_train(train_path, data))
-    # dev (or held out in STEM.tsv) and test; else 6% of SST-2's dev tokens would be unknown
+    # words of dev (or held out in STEM.tsv) and test; else 6% of SST-2's dev tokens are unknown
     other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):

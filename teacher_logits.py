@@ -187,7 +187,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D) -> (B, n, D). n is T; last layer: 1 ([CLS])."""
+        """x (B, n, D) attends to context (B, T, D). x is the context, or only its [CLS] (n = 1)."""
         projections = self.attention["self"]
         q = self.split_heads(projections["query"](x))                       # (B, heads, n, D/heads)
         k = self.split_heads(projections["key"](context))                   # (B, heads, T, D/heads)
@@ -364,7 +364,7 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
     """The classes in output order: id2label's names or, without it, 0, 1, ...
 
-    If the rows have C labels that are not all among the names, the sorted labels replace them.
+    If the rows have C labels, and not all are names, the classes are the sorted labels.
     """
     id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
     names = [str(id2label.get(str(i), i)).removeprefix("LABEL_") for i in range(num_classes)]
