@@ -371,13 +371,17 @@ def atomic_write(path: str) -> Iterator[TextIO]:
     os.replace(part, path)
 
 
-def use_existing(path: str, options: dict[str, object]) -> bool:
-    """Whether `path` exists. If it does, giving one of the options is an error."""
+def use_existing(path: str, data: str, options: dict[str, object]) -> bool:
+    """Whether `path` exists. If so, other labelled rows than `data`'s and any option are errors."""
     if not os.path.exists(path):
         return False
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise UserError(f"{path} exists, so omit {' and '.join(given)}, or delete {path}")
+    rows = [(row.texts, row.label) for row in read_rows(data) if row.label]
+    if rows != [(row.texts, row.label) for row in read_rows(path) if row.label]:
+        raise UserError(f"{path}: its labelled rows differ from those of {data}; delete it to "
+                        "rebuild it")
     print(f"using {path} (delete it to rebuild it)")
     return True
 

@@ -165,25 +165,14 @@ def make_logits(data: str, n_iter: int | None, teacher: str | None) -> str:
     """STEM.tsv -> STEM.transfer.tsv -> STEM.logits.tsv, unless they exist."""
     transfer_path = dataset_stem(data) + ".transfer.tsv"
     logits_path = dataset_stem(data) + ".logits.tsv"
-    if use_existing(logits_path, {"--n-iter": n_iter, "--teacher": teacher}):
-        check_same_rows(data, logits_path)
+    if use_existing(logits_path, data, {"--n-iter": n_iter, "--teacher": teacher}):
         return logits_path
-    if use_existing(transfer_path, {"--n-iter": n_iter}):
-        check_same_rows(data, transfer_path)
-    else:
+    if not use_existing(transfer_path, data, {"--n-iter": n_iter}):
         make_transfer_set(data, transfer_path, n_iter)
     loaded = bert.load_teacher(teacher, data)
     bert.check_teacher(loaded, data, logits_path)
     bert.label_file(loaded, transfer_path, logits_path)
     return logits_path
-
-
-def check_same_rows(data: str, path: str) -> None:
-    """Refuse a file that was made before the labelled rows of `data` were changed."""
-    rows = [(row.texts, row.label) for row in read_rows(data) if row.label]
-    if rows != [(row.texts, row.label) for row in read_rows(path) if row.label]:
-        raise UserError(f"{path}: its labelled rows differ from those of {data}; delete it to "
-                        "rebuild it")
 
 
 def train_student(data: str, train_path: str, output: str, vectors_path: str | None, hidden: int,

@@ -268,7 +268,7 @@ class WordPiece:
     def encode(self, texts: tuple[str, ...]) -> Ids:
         """The token ids of `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, and their segments, 0 or 1.
 
-        If there are more than max_length tokens, tokens are removed from the end of the longer text.
+        With more than max_length tokens, the longer text loses its last ones.
         """
         sides = []
         for text in texts:
@@ -495,7 +495,8 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output or args.tsv.removesuffix(".tsv").removesuffix(".transfer") + ".logits.tsv"
     check_output(output, [args.tsv])
-    if use_existing(output, {"--teacher": args.teacher, "--lr": args.lr, "--epochs": args.epochs}):
+    options = {"--teacher": args.teacher, "--lr": args.lr, "--epochs": args.epochs}
+    if use_existing(output, args.tsv, options):
         return
     rank = int(os.environ.get("RANK", 0))  # set by torchrun
     processes = int(os.environ.get("WORLD_SIZE", 1))

@@ -238,8 +238,7 @@ def test_columns_are_found_by_names_in_any_case_whatever_the_line_ends_and_a_das
             ("id|question1|question2|is_duplicate", '7|"""Bo|"Bo"?|1', '"""Bo|"Bo"?', "1", {}),
             ("Quality|#1 ID|#1 String|#2 String", "0|1|a|b", "a|b", "0", {}),
             ("index|question|sentence|label", "0|a|b|entailment", "a|b", "entailment", {}),
-            ("logit_10|sentence|Logit_9", "-1.5|\u2028é|2e-1", "\u2028é", "",
-             {"9": 0.2, "10": -1.5})]:
+            ("logit_10|sentence|Logit_9", "-1|\u2028é|2e-1", "\u2028é", "", {"9": 0.2, "10": -1})]:
         plain = f"{header}\n{line}\n".replace("|", "\t").encode()
         crlf = b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n")  # with a byte order mark
         for content in (plain, plain[:-1], crlf, crlf[:-2]):
@@ -794,6 +793,7 @@ BAD_INPUT = [  # a command, a file, its contents, what the error says
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
     ("distill x.tsv --n-iter 2", "", "", "x.logits.tsv exists, so omit --n-iter"),
     ("distill x.tsv", "x.tsv", reviews(40, 9), "x.logits.tsv: its labelled rows differ"),
+    ("teacher_logits x.tsv", "x.tsv", reviews(40, 9), "x.logits.tsv: its labelled rows differ"),
     ("distill x.tsv --resume", "x.training.pt", MALICIOUS, "x.training.pt: damaged"),
     ("distill x.tsv", "x.tsv", "sentence\tlabels\na\t1\n", "the columns are sentence, labels"),
     ("distill x.tsv", "x.dev.tsv", HEADER + "a\t2\n", "dev rows of x.tsv: label '2'; expected one"),
