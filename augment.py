@@ -131,9 +131,9 @@ EDGE = "EDGE"  # the tag before the first word and after the last
 class Tagger:
     """A hidden Markov model: the tags maximize the product of P(tag | previous) P(word | tag).
 
-    data/make_pos_scores.py made the tables from a treebank: log P(tag | previous) and
-    log (P(tag | word) / P(tag)), both times 1000. By Bayes' rule, the ratio is
-    P(word | tag) / P(word), and P(word) is the same for all tags.
+    data/make_pos_scores.py made the tables from a treebank: 1000 log P(tag | previous) and
+    1000 log (P(tag | word) / P(tag)). By Bayes' rule, the ratio is P(word | tag) / P(word), and
+    P(word) is the same for all tags.
     """
 
     def __init__(self, path: str = SCORES):
@@ -166,7 +166,7 @@ class Tagger:
 
 
 def endings(word: str) -> list[str]:
-    """Keys of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"]; shape, last 0-3 letters"""
+    """Keys "SHAPE LETTERS" of `scores`: "film" -> ["", "a ", "a m", "a lm", "a ilm"]"""
     shape = "-"
     if word.isalpha():
         shape = "a"  # only letters
@@ -372,7 +372,7 @@ def atomic_write(path: str) -> Iterator[TextIO]:
 
 
 def use_existing(path: str, data: str, options: dict[str, object]) -> bool:
-    """Whether `path` exists. If so, other labelled rows than `data`'s and any option are errors."""
+    """Whether `path` exists. If so, its labelled rows must be `data`'s, with no option given."""
     if not os.path.exists(path):
         return False
     given = [name for name, value in options.items() if value is not None]

@@ -185,7 +185,7 @@ def train_student(data: str, train_path: str, output: str, vectors_path: str | N
         classes = sort_classes(row.label for row in read_rows(train_path))
     stem = dataset_stem(data)
     words = words_of(read_train(train_path, data))
-    # words of dev (or held out in STEM.tsv) and test; else 6% of SST-2's dev tokens are unknown
+    # words of dev (or STEM.tsv's held-out rows) and test; without, 6% of SST-2's dev is unknown
     other_words = set()
     for ending in (".tsv", ".dev.tsv", ".dev-mm.tsv", ".test.tsv", ".test-mm.tsv"):
         if vectors_path and os.path.exists(stem + ending):

@@ -187,7 +187,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)  # as in BERT
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """x (B, n, D) attends to context (B, T, D). x is the context, or only its [CLS] (n = 1)."""
+        """Tokens x (B, n, D), all (n = T) or only [CLS] (n = 1), attend to context (B, T, D)."""
         projections = self.attention["self"]
         q = self.split_heads(projections["query"](x))                       # (B, heads, n, D/heads)
         k = self.split_heads(projections["key"](context))                   # (B, heads, T, D/heads)
@@ -364,13 +364,13 @@ def load_teacher(name: str | None, data: str, lr: list[float] | None = None,
 def class_names(config: dict, labels: set[str], num_classes: int) -> list[str]:
     """The classes in output order: id2label's names or, without it, 0, 1, ...
 
-    If the rows have C labels, and not all are names, the classes are the sorted labels.
+    If the rows have C labels, and one of them is not there, the sorted labels are used.
     """
     id2label = config.get("id2label", {})  # LABEL_0, LABEL_1, ... if the classes have no names
     names = [str(id2label.get(str(i), i)).removeprefix("LABEL_") for i in range(num_classes)]
     names_fit = labels <= set(names)
     if len(labels) == num_classes and not names_fit:
-        names = sort_classes(labels)  # in alphabetical order, as in textattack's MNLI
+        names = sort_classes(labels)  # alphabetical, as in textattack's MNLI model
     return names
 
 
