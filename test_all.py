@@ -536,7 +536,7 @@ def test_text_and_logits_share_a_line_also_if_labelling_was_stopped_after_any_ch
 
 def test_the_outputs_stand_for_id2labels_names_or_the_labels_of_the_rows_or_numbers():
     for names, labels, expected in [
-            (["neg", "pos"], ["pos"], "neg pos"), (["neg", "pos"], ["1", "0"], "0 1"),
+            (["pos", "neg"], ["neg", "pos"], "pos neg"), (["neg", "pos"], ["1", "0"], "0 1"),
             (["neg", "pos"], ["a", "b", "c"], "neg pos"), (["LABEL_0", "LABEL_1"], [], "0 1"),
             (["LABEL_0", "LABEL_1"], ["b", "a"], "a b"), ([], [], "0 1"), ([0, 1], [], "0 1")]:
         config = {"id2label": {str(i): names[i] for i in reversed(range(len(names)))}}
@@ -646,7 +646,7 @@ def test_words_of_dev_and_test_need_a_vector_and_other_words_start_uniform_withi
     call(distill, *args, "--vectors", vectors, "--epochs", 1)
     model, vocabulary, _ = bilstm.load_student(f"{folder}/x.student.pt")
     assert vocabulary.keys() & {"mild", "warm", "novel", "unused"} == {"mild", "warm"}
-    assert model.frozen.weight[vocabulary["mild"]].tolist() == [3, 4]
+    assert vocabulary[MASK] == 0 and model.frozen.weight[vocabulary["mild"]].tolist() == [3, 4]
     _, embeddings = distill.make_embeddings([*map(str, range(2000))], set(), None, 1)
     assert embeddings.shape == (2000, 300) and 0.2499 < embeddings.abs().max() <= 0.25
     assert_near(embeddings.std(), 0.5 / math.sqrt(12), 1e-3)
