@@ -445,7 +445,7 @@ def read_weights(folder: str) -> dict[str, Tensor]:
         # old checkpoints say gamma and beta; bare encoders lack the prefix `bert.`
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-        if not name.startswith(("bert.", "classifier.", "cls.")):
+        if name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = "bert." + name
         # names with cls. belong to the heads of BERT's pre-training tasks
         if not name.startswith("cls.") and not name.endswith("position_ids"):

@@ -789,7 +789,7 @@ BAD_INPUT = [  # a command, a file, its contents, what the error says
     (BERT, "bert/config.json", '{"model_type": "roberta"}', "model_type roberta; expected bert"),
     (BERT, "bert/pytorch_model.bin", MALICIOUS, "pytorch_model.bin: damaged"),
     (BERT, "bert/model.safetensors", safetensors(WEIGHTS)[:-4], "model.safetensors: damaged"),
-    (BERT, "bert/model.safetensors", PARALLEL, "Unexpected key(s) in state_dict: \"bert.module"),
+    (BERT, "bert/model.safetensors", PARALLEL, "Unexpected key(s) in state_dict: \"module.bert"),
     (BERT, "bert/model.safetensors", CONSTANT, "bert is no better than the majority class"),
     ("distill x.tsv --n-iter 2", "", "", "x.logits.tsv exists, so omit --n-iter"),
     ("distill x.tsv", "x.tsv", reviews(40, 9), "x.logits.tsv: its labelled rows differ"),
