@@ -241,6 +241,7 @@ def read_rows(path: str) -> Iterator[Row]:
                         f"`sentence1` and `sentence2`; found {' | '.join(names)[:80]}")
     label_name = next((name for name in LABEL_COLUMNS if name in names), None)
     classes = sort_classes(name[6:] for name in columns if name.lower().startswith("logit_"))
+    logit_names = {name: f"logit_{name.lower()}" for name in classes}
     num_rows = 0
     broken = []  # line numbers
     for n, cells in islice(read_lines(path), 1, None):
@@ -250,7 +251,7 @@ def read_rows(path: str) -> Iterator[Row]:
             continue
         cell = dict(zip(names, cells))
         try:
-            logits = {name: float(cell[f"logit_{name.lower()}"]) for name in classes}
+            logits = {name: float(cell[column]) for name, column in logit_names.items()}
             is_finite = all(map(isfinite, logits.values()))
         except ValueError:
             is_finite = False
